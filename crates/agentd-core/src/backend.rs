@@ -1,8 +1,8 @@
 //! The traits that backends implement.
 
 use crate::{
-    BackendCapabilities, BackendTraits, Command, ControlReport, IsolationError, Network, NetworkLog, Outcome, PlanLine, PtySize,
-    SandboxSpec, Usage, explain,
+    BackendCapabilities, BackendTraits, Command, ControlReport, IsolationError, Network, NetworkApprovals, NetworkLog, Outcome,
+    PlanLine, PtySize, SandboxSpec, Usage, explain,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -122,6 +122,11 @@ pub trait Sandbox: Send + Sync {
     /// Returns the record of the sandbox's connections and attempts, if its network is limited to granted hosts
     /// ([`crate::Network::Egress`]).
     fn network_log(&self) -> Option<Arc<dyn NetworkLog>> {
+        None
+    }
+    /// Returns the requests for approvals of hosts, if the network of the sandbox is limited to granted hosts
+    /// ([`crate::Network::Egress`]). Before the first call, connections to hosts that need an approval are refused.
+    fn network_approvals(&self) -> Option<Arc<dyn NetworkApprovals>> {
         None
     }
     /// Returns the variables that a command needs in its environment for the network of the sandbox: the placeholders of secrets,

@@ -56,6 +56,8 @@ pub struct NetworkFlow {
     pub datagrams: Option<DatagramCount>,
     /// The limits that delayed the flow.
     pub delayed: DelayedBy,
+    /// The user who approved the destination, if its network grant needs an approval.
+    pub approved_by: Option<String>,
     /// The method and path of a refused request. The text comes from the sandbox, as for `name`.
     pub request: Option<String>,
     /// The decision.

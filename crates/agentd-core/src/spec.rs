@@ -93,8 +93,9 @@ pub enum Network {
     Off,
     /// The host's network.
     Host,
-    /// The granted hosts only. Each network grant has the form `HOST[:PORT][/PROTOCOL][/METHOD:PATH]`, as in `pypi.example` or
-    /// `*.files.example:443`, or as in `time.example:123/udp` for UDP. If a network grant has a method and path, or a secret is
+    /// The granted hosts only. Each network grant has the form `HOST[:PORT][/PROTOCOL][/approve][/METHOD:PATH]`, as in
+    /// `pypi.example` or `*.files.example:443`, or as in `time.example:123/udp` for UDP. With `/approve`, connections wait for an
+    /// approval ([`crate::Sandbox::network_approvals`]). If a network grant has a method and path, or a secret is
     /// given for a host, the gateway inspects the TLS of that host. Commands then need the variables of
     /// [`crate::Sandbox::network_environment`]. Only backends whose traits include [`crate::BackendTraits::egress`] support
     /// granted hosts.

@@ -17,6 +17,7 @@
 //! - `boundary` makes sure that the boundary of sandboxes is proven before they are used.
 //! - `process` is the daemon's process. `serve` receives the requests; `lifecycle`, `commands`, `files`, `snapshots`,
 //!   `network` and `removal` carry them out. `idle` ends unused resources, and `runtimes` holds the running sandboxes.
+//! - `host_approver` requests the approvals of hosts, for named sandboxes and for `agentd run`.
 //! - `protection` tracks protected paths, and `unreported` keeps their changes for the next daemon; `ttl` tracks the lifetimes.
 //! - `log` is the output of detached commands, `daemon_log` the daemon's own log.
 
@@ -34,6 +35,7 @@ mod folder;
 #[doc(hidden)]
 pub mod fuzz;
 mod handshake;
+pub mod host_approver;
 mod idle;
 mod key;
 mod lifecycle;

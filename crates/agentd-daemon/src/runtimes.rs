@@ -1,7 +1,7 @@
 //! The running sandboxes, each behind its own lock. A request to a sandbox waits for earlier requests to the same sandbox, and
 //! never for those to another.
 
-use crate::error::DaemonError;
+use crate::{error::DaemonError, host_approver};
 use agentd_core::IsolationError;
 use agentd_isolation::{
     ContainerBackend,
@@ -66,7 +66,8 @@ impl Runtimes {
                 "start a process in sandbox {name}: the sandbox is paused — run `agentd sandbox resume {name}`"
             )));
         }
-        runtime.start(self.place(state, name)).await.map_err(|error| match error {
+        let before = runtime.running.as_ref().map(|running| running.sandbox.id().clone());
+        let running = runtime.start(self.place(state, name)).await.map_err(|error| match error {
             LayeredError::Isolation(IsolationError::GrantChanged(error)) => {
                 let error = error.remedy(format!(
                     "find out what replaced that path; then run `agentd sandbox regrant {name}` to grant its current content, or \
@@ -75,6 +76,10 @@ impl Runtimes {
                 DaemonError::Refused(format!("start sandbox {name}: {error}"))
             }
             other => other.into(),
-        })
+        })?;
+        if before.as_ref() != Some(running.sandbox.id()) {
+            host_approver::start(name, &*running.sandbox);
+        }
+        Ok(running)
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     synthetic::is_synthetic,
 };
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -93,6 +93,17 @@ pub(crate) fn target(gate: &Gate, address: IpAddr) -> Result<Wanted, FlowRefusal
         return Ok(Wanted::Address(address));
     }
     gate.names().name_of(address).cloned().map(Wanted::Name).ok_or(FlowRefusal::NoName)
+}
+
+/// The form of a grant, without a port.
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => write!(f, "{name}"),
+            Self::Address(IpAddr::V4(address)) => write!(f, "{address}"),
+            Self::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
+        }
+    }
 }
 
 impl Wanted {
@@ -292,7 +303,11 @@ impl Flow<'_> {
     fn is_granted(&self, grants: &NetGrants) -> bool {
         let access = self.target.access(grants, Transport::Tcp, self.port);
         let address = self.progress.peer().map(|address| [address.ip()]);
-        access.is_some_and(|now| now.carried == self.access.carried && now.requests == self.access.requests)
+        let same = |now: &Access| {
+            let approved = self.access.approval || !now.approval;
+            now.carried == self.access.carried && now.requests == self.access.requests && approved
+        };
+        access.as_ref().is_some_and(same)
             && address.is_none_or(|address| permitted(grants, Transport::Tcp, &address, self.port).is_ok())
     }
 }

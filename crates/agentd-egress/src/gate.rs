@@ -1,6 +1,7 @@
 //! The state that the tasks of one gateway share.
 
 use crate::{
+    approval::HostApprovals,
     budget::Budget,
     config::GatewayConfig,
     datagram::path::DatagramPath,
@@ -43,6 +44,7 @@ pub(crate) struct Gate {
     /// One permit for each flow, if the user limits their number.
     connections: Option<Arc<Semaphore>>,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) approvals: HostApprovals,
     /// One permit for each call of the resolver, which holds it until the call returns.
     pub(crate) lookups: Arc<Semaphore>,
     /// One permit for each flow that resolves or connects.
@@ -81,6 +83,7 @@ impl Gate {
             flows: Arc::new(Semaphore::new(limits.flows.clamp(1, Semaphore::MAX_PERMITS))),
             connections: network_limits.connections.map(|limit| Arc::new(Semaphore::new(permits(limit)))),
             budget: Arc::new(Budget::new(&network_limits)),
+            approvals: HostApprovals::default(),
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             connecting: Semaphore::new(CONNECTING),
             inspected: Semaphore::new(limits.inspected.clamp(1, Semaphore::MAX_PERMITS)),

@@ -4,12 +4,13 @@
 //! sandbox slows down only itself.
 
 use crate::{
+    approval::HostApprovals,
     config::{GatewayConfig, GatewaySockets},
     datagram,
     error::GatewayError,
     flow,
     gate::{Gate, LOOKUPS},
-    grant::{Carried, NetGrants, Transport},
+    grant::{Carried, Destination, NetGrants, Transport},
     guest::ClosePort,
     inspect::{Inspection, secret::SecretHost},
     limits::WAITING_DATAGRAMS,
@@ -66,6 +67,7 @@ pub struct Gateway {
     /// One permit for each byte of a datagram that waits.
     datagrams: Arc<Semaphore>,
     log: FlowLog,
+    approvals: HostApprovals,
     names: Arc<Mutex<SyntheticNames>>,
 }
 
@@ -93,7 +95,7 @@ impl Gateway {
         let (requests, new_requests) = mpsc::channel(REQUESTS);
         let gate = Arc::new(Gate::new(config, grants, log.clone())?);
         let (flows, all_flows, names) = (gate.flows.clone(), gate.all_flows(), gate.shared_names());
-        let datagrams = gate.datagrams.memory.clone();
+        let (datagrams, approvals) = (gate.datagrams.memory.clone(), gate.approvals.clone());
         let ((report, started), (end, ended)) = (oneshot::channel(), oneshot::channel());
         // The thread creates its event loop itself, because an event loop that failed to start may be dropped only in that
         // thread.
@@ -106,12 +108,31 @@ impl Gateway {
             .map_err(GatewayError::Start)?;
         started.await.unwrap_or(Err(GatewayError::Stopped))?;
         let (grants, thread) = (Some(sender), Some(thread));
-        Ok(Self { grants, inspects, carries_udp, secrets, requests, thread, ended, flows, all_flows, datagrams, log, names })
+        Ok(Self {
+            grants,
+            inspects,
+            carries_udp,
+            secrets,
+            requests,
+            thread,
+            ended,
+            flows,
+            all_flows,
+            datagrams,
+            log,
+            approvals,
+            names,
+        })
     }
 
     /// Returns the queue of the records.
     pub fn log(&self) -> &FlowLog {
         &self.log
+    }
+
+    /// Returns the requests for approvals of destinations. Closing them refuses the connections that wait.
+    pub fn approvals(&self) -> &HostApprovals {
+        &self.approvals
     }
 
     /// Returns the names that have an address so far, for the gateway of a copy of the sandbox ([`GatewayConfig::names`]).
@@ -143,7 +164,8 @@ impl Gateway {
         let _ = (&mut self.ended).await;
     }
 
-    /// Replaces the grants. Open flows that the new grants do not allow end immediately.
+    /// Replaces the grants. Open flows that the new grants do not allow end immediately. Approvals of destinations that the new
+    /// grants do not allow are forgotten.
     ///
     /// # Errors
     /// A grant cannot be enforced, or the gateway has stopped. In this case, the old grants remain.
@@ -152,7 +174,11 @@ impl Gateway {
         carried(&grants, self.carries_udp)?;
         self.secrets.iter().try_for_each(|host| not_bypassed(host, &grants))?;
         let sender = self.grants.as_ref().ok_or(GatewayError::Stopped)?;
-        sender.send(Arc::new(grants)).map_err(|_| GatewayError::Stopped)
+        let grants = Arc::new(grants);
+        sender.send(grants.clone()).map_err(|_| GatewayError::Stopped)?;
+        self.approvals
+            .retain(|to| to.parse::<Destination>().is_ok_and(|to| to.check(&grants).is_ok_and(|access| access.approval)));
+        Ok(())
     }
 
     /// Takes over one more listening TCP socket, or one more UDP socket, for a port that was granted later.
@@ -175,6 +201,7 @@ impl Drop for Gateway {
             // A panic of the thread has already been reported by the panic hook.
             let _ = thread.join();
         }
+        self.approvals.close();
         self.log.close();
     }
 }

@@ -10,8 +10,8 @@
 //! 1. [`dns`] assigns each granted name a separate address ([`synthetic`]). Other names do not exist.
 //! 2. `listen` accepts; the local address of the connection states which name, or which address, the program wanted.
 //! 3. [`grant`] decides. `flow` reads what the protocol shows of the name ([`hello`], [`http`]) and compares it.
-//! 4. `reach` finds the destination: `resolve` asks the host's resolver, [`address`] refuses addresses to which the name may not
-//!    lead, and `connect` or [`proxy`] connects.
+//! 4. `reach` waits for an [`approval`] if the grant needs one, and finds the destination: `resolve` asks the host's resolver,
+//!    [`address`] refuses addresses to which the name may not lead, and `connect` or [`proxy`] connects.
 //! 5. `relay` carries the bytes. `datagram` carries UDP. If grants or secrets need the content of TLS, [`inspect`] carries the
 //!    requests instead.
 //! 6. [`record`] describes the attempt, whether it was granted or refused. `attempts` adds those that no
@@ -37,6 +37,7 @@
 
 pub mod address;
 pub mod agent;
+pub mod approval;
 mod attempts;
 mod budget;
 mod config;

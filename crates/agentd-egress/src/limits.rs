@@ -12,6 +12,12 @@ use tokio::time::Instant;
 pub const MAX_FIRST_BYTES: usize = 18 * 1024;
 /// The maximum number of flows that resolve a name or connect at once. Each flow may connect to several addresses.
 pub(crate) const CONNECTING: usize = 64;
+/// The maximum number of destinations that wait for an approval at once.
+pub(crate) const PENDING_APPROVALS: usize = 8;
+/// The maximum number of connections that wait for approvals at once.
+pub(crate) const WAITING_FOR_APPROVAL: usize = 64;
+/// The maximum number of requests for approvals of one sandbox, so that it cannot ask again and again.
+pub(crate) const APPROVAL_REQUESTS: u64 = 64;
 /// The maximum number of attempts that are recorded per second. Further packets wait in the buffers of the raw sockets. If a
 /// buffer is full, the kernel drops packets.
 pub(crate) const ATTEMPTS: u32 = 200;
@@ -69,6 +75,8 @@ pub struct FlowLimits {
     pub first_bytes: Duration,
     /// The time limit for resolving a name and connecting.
     pub connect: Duration,
+    /// The time limit for the approval of a destination.
+    pub approval: Duration,
     /// The time after which a flow ends if no byte was carried in either direction.
     pub idle: Duration,
     /// The time after which a flow of UDP ends if no datagram was carried in either direction.
@@ -88,6 +96,7 @@ impl Default for FlowLimits {
             pipes: 256,
             first_bytes: Duration::from_secs(10),
             connect: Duration::from_secs(30),
+            approval: Duration::from_secs(300),
             idle: Duration::from_secs(3600),
             // RFC 4787, 4.3: a NAT keeps a mapping for at least two minutes.
             datagram_idle: Duration::from_secs(120),

@@ -37,6 +37,8 @@ pub(crate) struct Progress {
     pub(crate) datagrams: DatagramMeter,
     /// The destination outside, once connected. The inner `None` means that a proxy chose the destination.
     pub(crate) connected: OnceLock<Option<SocketAddr>>,
+    /// The user who approved the destination, if its grant needs an approval.
+    pub(crate) approved_by: OnceLock<String>,
     /// The request that was refused, of a connection without TLS.
     pub(crate) refused: OnceLock<RequestLine>,
 }
@@ -63,6 +65,7 @@ impl Progress {
             received: meter(),
             datagrams: DatagramMeter::default(),
             connected: OnceLock::new(),
+            approved_by: OnceLock::new(),
             refused: OnceLock::new(),
         }
     }
@@ -83,6 +86,7 @@ impl Progress {
             received: self.received.carried(),
             datagrams: (self.kind == FlowKind::Udp).then(|| self.datagrams.count()),
             delayed: DelayedBy { new_connections: self.late, rate, queries: false },
+            approved_by: self.approved_by.get().cloned(),
             request: self.refused.get().cloned(),
             ..FlowRecord::new(self.started, self.clock.elapsed(), self.kind, self.wanted, verdict)
         }

@@ -20,8 +20,14 @@ pub(crate) struct Reached {
 }
 
 impl Flow<'_> {
-    /// Connects to the destination.
+    /// Connects to the destination, after its approval if the grant needs one.
     pub(crate) async fn reach(&self) -> Result<Reached, Cut> {
+        if self.access.approval {
+            let to = format!("{}:{}", self.target, self.port);
+            let approved = self.gate.approvals.wait(&to, &self.access.rule, self.gate.limits.approval).await;
+            // A flow connects once, so the fact is not set yet.
+            let _ = self.progress.approved_by.set(approved?);
+        }
         let reached = timeout(self.gate.limits.connect, self.reach_in_time()).await;
         reached.unwrap_or_else(|_| Err(unreachable(&io::ErrorKind::TimedOut.into())))
     }

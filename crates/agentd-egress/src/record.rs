@@ -5,7 +5,9 @@
 
 mod queue;
 
-use crate::{address::SpecialKind, hello::HelloError, http::HeadError, inspect::error::InspectRefusal};
+use crate::{
+    address::SpecialKind, approval::ApprovalRefusal, hello::HelloError, http::HeadError, inspect::error::InspectRefusal,
+};
 use agentd_core::{DatagramCount, DelayedBy};
 use std::{
     net::SocketAddr,
@@ -76,6 +78,8 @@ pub struct FlowRecord {
     pub datagrams: Option<DatagramCount>,
     /// The limits that delayed the flow.
     pub delayed: DelayedBy,
+    /// The user who approved the destination, if its grant needs an approval.
+    pub approved_by: Option<String>,
     /// The method and path that were refused, if known.
     pub request: Option<RequestLine>,
     /// The decision.
@@ -179,6 +183,9 @@ pub enum FlowRefusal {
     /// The connection is not acceptable TLS.
     #[error(transparent)]
     Hello(#[from] HelloError),
+    /// The destination needs an approval and has none.
+    #[error(transparent)]
+    Approval(#[from] ApprovalRefusal),
     /// A request is not acceptable HTTP.
     #[error(transparent)]
     Request(#[from] HeadError),
@@ -231,6 +238,7 @@ impl FlowRecord {
             received: 0,
             datagrams: None,
             delayed: DelayedBy::default(),
+            approved_by: None,
             request: None,
             verdict,
         }

@@ -9,8 +9,8 @@ use super::{
     session::{Operation, refused},
 };
 use agentd_core::{
-    BackendCapabilities, Claim, Command, ControlReport, Evidence, ExecHandle, IsolationError, Network, NetworkLog, Outcome,
-    Sandbox, SandboxId, Usage,
+    BackendCapabilities, Claim, Command, ControlReport, Evidence, ExecHandle, IsolationError, Network, NetworkApprovals,
+    NetworkLog, Outcome, Sandbox, SandboxId, Usage,
 };
 use agentd_isolation::{
     descriptor,
@@ -159,6 +159,10 @@ impl Sandbox for GuestSandbox {
 
     fn network_log(&self) -> Option<Arc<dyn NetworkLog>> {
         self.guest.gateway.as_ref().map(|gateway| gateway.log())
+    }
+
+    fn network_approvals(&self) -> Option<Arc<dyn NetworkApprovals>> {
+        self.guest.gateway.as_ref().map(|gateway| gateway.approvals())
     }
 
     fn network_environment(&self) -> Vec<(OsString, OsString)> {

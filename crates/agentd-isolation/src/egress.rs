@@ -6,8 +6,10 @@
 //! - `trusted`: the places of the certificates that the gateway trusts.
 //! - `gateway`: the gateway of a running sandbox. `machine`: the same for a virtual machine, whose agent passes the connections.
 //!   `record` converts the record of a gateway into the form that callers of the sandbox read.
+//! - `approvals`: the requests for approvals of hosts, for callers of the sandbox.
 //! - `descriptors`: the number of connections that the gateways of this process may carry.
 
+mod approvals;
 mod descriptors;
 mod gateway;
 mod inspection;
@@ -233,7 +235,8 @@ fn described(grant: &NetGrant) -> String {
         (_, Carried::Udp) => "UDP, content not examined",
         _ => "TCP, content not examined",
     };
-    format!("{grant} ({examined})")
+    let waits = if grant.approval { "; waits for `agentd approve`" } else { "" };
+    format!("{grant} ({examined}{waits})")
 }
 
 #[cfg(test)]

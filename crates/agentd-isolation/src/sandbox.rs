@@ -13,8 +13,8 @@ use crate::{
     ready,
 };
 use agentd_core::{
-    BackendCapabilities, Command, ControlReport, ExecHandle, IsolationBackend, IsolationError, Limits, Network, NetworkLog,
-    Outcome, Sandbox, SandboxId, Usage,
+    BackendCapabilities, Command, ControlReport, ExecHandle, IsolationBackend, IsolationError, Limits, Network, NetworkApprovals,
+    NetworkLog, Outcome, Sandbox, SandboxId, Usage,
 };
 use agentd_kernel::{cgroup::Watch, gateway::GatewaySocket};
 use agentd_log::LogFailure as _;
@@ -245,6 +245,10 @@ impl Sandbox for SharedKernelSandbox {
 
     fn network_log(&self) -> Option<Arc<dyn NetworkLog>> {
         self.gateway.as_ref().map(SandboxGateway::log)
+    }
+
+    fn network_approvals(&self) -> Option<Arc<dyn NetworkApprovals>> {
+        self.gateway.as_ref().map(SandboxGateway::approvals)
     }
 
     fn network_environment(&self) -> Vec<(OsString, OsString)> {

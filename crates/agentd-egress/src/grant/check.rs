@@ -238,6 +238,9 @@ impl fmt::Display for Access {
             Carried::Http => "HTTP/1 with the granted name as host",
             Carried::Udp => "UDP, whose datagrams are not examined",
         })?;
+        if self.approval {
+            f.write_str("; waits for `agentd approve`")?;
+        }
         let mut before = "; requests: ";
         for rule in &self.requests {
             write!(f, "{before}{rule}")?;

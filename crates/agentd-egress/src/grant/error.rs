@@ -80,7 +80,7 @@ pub enum GrantError {
     /// The part after the port is neither a protocol nor a request.
     #[error(
         "network grant {item:?}: {part:?} is neither a protocol nor a request — use `tcp`, `tls`, `http` or `udp`, or append \
-         a request to HTTP, as in `/http/GET:/v1/*`"
+         a request to HTTP, as in `/http/GET:/v1/*`; `/approve` stands between the two"
     )]
     Suffix {
         /// The grant.
@@ -99,6 +99,12 @@ pub enum GrantError {
     /// A request rule for a protocol without requests.
     #[error("network grant {item:?}: a method and path need HTTP — add `/http` or `/tls` before the method")]
     NoRequests {
+        /// The grant.
+        item: String,
+    },
+    /// UDP with an approval.
+    #[error("network grant {item:?}: datagrams do not wait for an approval — use TCP, or grant UDP without an approval")]
+    Datagrams {
         /// The grant.
         item: String,
     },

@@ -8,13 +8,15 @@
 //!     "10.1.2.0/24:5432",
 //!     "time.example:123/udp",
 //! ]
+//! # Hosts to which connections wait for `agentd approve`.
+//! approve = ["*.example.net"]
 //! # The text that a program and its user get for a refused host.
 //! deny_reason = "ask the platform team for access"
 //! # Limits, as for `--net-limit`.
 //! limits = "connections=100,rate=2M/s"
 //! ```
 
-use super::{GrantError, NetGrants};
+use super::{GrantError, NetGrant, NetGrants};
 use crate::preset::{Preset, PresetError};
 use agentd_core::NetworkLimits;
 use serde::Deserialize;
@@ -29,7 +31,7 @@ const MAX_REASON: usize = 1024;
 /// The content of a grant file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GrantFile {
-    /// The grants of the file, followed by those of its presets.
+    /// The grants of the file, those that need an approval, and those of its presets.
     pub allow: NetGrants,
     /// The operator's text for a refused host.
     pub deny_reason: Option<String>,
@@ -46,7 +48,7 @@ pub enum GrantFileError {
     Long,
     /// The text is not TOML, or has another key or type.
     #[error(
-        "line {line}: {reason} — correct the line; `allow` and `presets` are lists of texts, `deny_reason` and `limits` are texts"
+        "line {line}: {reason} — correct the line; `allow`, `approve` and `presets` are lists of texts, `deny_reason` and `limits` are texts"
     )]
     Syntax {
         /// The line, from 1.
@@ -77,6 +79,8 @@ struct Content {
     #[serde(default)]
     allow: Vec<String>,
     #[serde(default)]
+    approve: Vec<String>,
+    #[serde(default)]
     presets: Vec<String>,
     deny_reason: Option<String>,
     limits: Option<String>,
@@ -100,6 +104,9 @@ impl FromStr for GrantFile {
         for item in &content.allow {
             grants.push(item.parse()?);
         }
+        for item in &content.approve {
+            grants.push(item.parse::<NetGrant>()?.with_approval()?);
+        }
         for name in &content.presets {
             grants.extend(Preset::find(name)?.allow.iter().cloned());
         }
@@ -120,6 +127,9 @@ mod tests {
         let grants: Vec<String> = file.allow.iter().map(ToString::to_string).collect();
         assert_eq!(grants, ["a.example:443", "10.0.0.0/8:5432", "proxy.golang.org:443", "sum.golang.org:443"]);
         assert_eq!(file.deny_reason.as_deref(), Some("no"));
+        let file: GrantFile = "allow = ['a.example']\napprove = ['b.example:22', 'c.example/approve']".parse().unwrap();
+        let grants: Vec<String> = file.allow.iter().map(ToString::to_string).collect();
+        assert_eq!(grants, ["a.example:443", "b.example:22/approve", "c.example:443/approve"]);
         let file: GrantFile = "limits = 'connections=5,bytes=1M'".parse().unwrap();
         assert_eq!(file.limits.to_string(), "connections=5,bytes=1M");
         assert_eq!("".parse::<GrantFile>().unwrap(), GrantFile::default());
@@ -129,11 +139,12 @@ mod tests {
     fn faults_name_the_line_the_grant_or_the_preset() {
         let error = |text: &str| text.parse::<GrantFile>().unwrap_err().to_string();
         assert!(error("\nallow = [1]").starts_with("line 2: "), "{}", error("\nallow = [1]"));
-        assert!(error("allow = [1]").contains("`allow` and `presets` are lists of texts"), "{}", error("allow = [1]"));
+        assert!(error("allow = [1]").contains("`allow`, `approve` and `presets` are lists of texts"), "{}", error("allow = [1]"));
         assert!(error("allowed = []").starts_with("line 1: "), "{}", error("allowed = []"));
         assert!(error("allow = ['*']").contains("\"*\""));
         assert!(error("limits = 'bytes=0'").starts_with("limits: 'bytes=0' is not a limit"), "{}", error("limits = 'bytes=0'"));
         assert!(error("presets = ['x']").contains("\"x\""));
+        assert!(error("approve = ['a.example:123/udp']").contains("do not wait for an approval"));
         assert!(error("deny_reason = \"a\\u001b[2J\"").starts_with("deny_reason: "));
         assert!(error(&" ".repeat(MAX_FILE + 1)).contains("bytes"));
     }

@@ -21,6 +21,7 @@ impl NetGrant {
         self.hosts.contains(&other.hosts)
             && (self.port, self.carried) == (other.port, other.carried)
             && (self.request.is_none() || self.request == other.request)
+            && (!self.approval || other.approval)
     }
 
     /// Returns the grant that permits only what both grants permit; `None` if there is nothing.
@@ -31,7 +32,7 @@ impl NetGrant {
             (own, other) if own == other => own.clone(),
             _ => return None,
         };
-        let both = Self { request, ..narrow.clone() };
+        let both = Self { request, approval: self.approval || other.approval, ..narrow.clone() };
         wide.covers(&both).then_some(both)
     }
 }
@@ -57,6 +58,9 @@ mod tests {
             ("a.example:443", "a.example:8443", None),
             ("a.example:443/tcp", "a.example:443/tls", None),
             ("a.example:443/udp", "a.example:443/tcp", None),
+            ("a.example/approve", "a.example", Some("a.example/approve")),
+            ("*.example/approve", "a.example", Some("a.example/approve")),
+            ("*.example", "a.example/approve/GET:/x", Some("a.example/approve/GET:/x")),
             ("*.example:123/udp", "a.example:123/udp", Some("a.example:123/udp")),
             ("a.example/GET:/x", "*.example", Some("a.example/GET:/x")),
             ("a.example", "*.example/GET:/x", Some("a.example/GET:/x")),

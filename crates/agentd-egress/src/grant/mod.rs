@@ -26,6 +26,9 @@ use crate::{
 use ipnet::IpNet;
 use std::{fmt, net::IpAddr, str::FromStr};
 
+/// The word in the text form of a grant that needs an approval.
+const APPROVE: &str = "approve";
+
 /// The hosts of a grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -68,6 +71,8 @@ pub struct NetGrant {
     pub port: u16,
     /// The protocol.
     pub carried: Carried,
+    /// True if connections wait until a user has approved the destination.
+    pub approval: bool,
     /// The only request that is allowed. `None` allows all.
     pub request: Option<RequestRule>,
 }
@@ -83,6 +88,8 @@ pub struct Access {
     pub rule: String,
     /// The protocol that must be spoken.
     pub carried: Carried,
+    /// True if the connection needs the approval of a user.
+    pub approval: bool,
     /// The allowed requests. Empty if every request is allowed.
     pub requests: Vec<RequestRule>,
 }
@@ -99,7 +106,8 @@ impl NetGrants {
     }
 
     /// Returns the access over TCP to a port of the name. A grant of exactly this name takes precedence over a wildcard. Of
-    /// several such grants, the first determines the protocol, and the requests of all grants with this protocol are allowed.
+    /// several such grants, the first determines the protocol, and the requests of all grants with this protocol are allowed. If
+    /// one of these needs an approval, every connection does.
     pub fn tcp_name(&self, name: &HostName, port: u16) -> Option<Access> {
         self.name(Transport::Tcp, name, port)
     }
@@ -143,15 +151,20 @@ impl NetGrants {
         self.0.iter().find(|grant| grant.carried == Carried::Tls && grant.request.is_some())
     }
 
+    /// Returns true if connections to some destination need an approval.
+    pub fn need_approval(&self) -> bool {
+        self.0.iter().any(|grant| grant.approval)
+    }
+
     /// Returns a grant of UDP, which is not carried out of a virtual machine.
     pub fn need_datagrams(&self) -> Option<&NetGrant> {
         self.0.iter().find(|grant| grant.transport() == Transport::Udp)
     }
 
     /// Returns a grant of UDP by which programs could send the requests of a host over QUIC (RFC 9114), although another grant
-    /// limits the requests to this host at the same port. Returns the grant with the limit too.
+    /// limits the requests to this host at the same port, or needs an approval. Returns the other grant too.
     pub fn bypassed(&self) -> Option<(&NetGrant, &NetGrant)> {
-        let ruled = || self.0.iter().filter(|grant| grant.request.is_some());
+        let ruled = || self.0.iter().filter(|grant| grant.request.is_some() || grant.approval);
         let mut datagrams = self.0.iter().filter(|grant| grant.transport() == Transport::Udp);
         datagrams.find_map(|udp| ruled().find(|ruled| udp.port == ruled.port && udp.shares_name(ruled)).map(|ruled| (udp, ruled)))
     }
@@ -167,20 +180,33 @@ impl NetGrants {
 fn access(matching: &mut dyn Iterator<Item = &NetGrant>) -> Option<Access> {
     let first = matching.next()?;
     let mut requests: Vec<_> = first.request.clone().into_iter().collect();
+    let mut approval = first.approval;
     for other in matching.filter(|other| other.carried == first.carried) {
+        approval |= other.approval;
         match (&other.request, requests.is_empty()) {
             (Some(rule), false) => requests.push(rule.clone()),
             // One of the grants allows every request.
             _ => requests.clear(),
         }
     }
-    Some(Access { rule: first.to_string(), carried: first.carried, requests })
+    Some(Access { rule: first.to_string(), carried: first.carried, approval, requests })
 }
 
 impl NetGrant {
     /// Returns the transport protocol of the granted port.
     pub fn transport(&self) -> Transport {
         if self.carried == Carried::Udp { Transport::Udp } else { Transport::Tcp }
+    }
+
+    /// Returns the same grant with the condition that a user approves each destination.
+    ///
+    /// # Errors
+    /// [`GrantError::Datagrams`] for a grant of UDP, because datagrams do not wait.
+    pub fn with_approval(self) -> Result<Self, GrantError> {
+        if self.transport() == Transport::Udp {
+            return Err(GrantError::Datagrams { item: self.to_string() });
+        }
+        Ok(Self { approval: true, ..self })
     }
 
     fn has_address(&self, transport: Transport, address: IpAddr, port: u16) -> bool {
@@ -233,6 +259,9 @@ impl fmt::Display for NetGrant {
         };
         if self.carried != usual {
             write!(f, "/{}", self.carried.word())?;
+        }
+        if self.approval {
+            write!(f, "/{APPROVE}")?;
         }
         self.request.as_ref().map_or(Ok(()), |request| write!(f, "/{request}"))
     }

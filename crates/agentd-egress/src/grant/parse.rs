@@ -1,10 +1,10 @@
-//! The text form of one grant: `HOST[:PORT][/PROTOCOL][/METHOD:PATH]`.
+//! The text form of one grant: `HOST[:PORT][/PROTOCOL][/approve][/METHOD:PATH]`.
 //!
 //! HOST is a name, `*.NAME`, an IPv4 address or range, or an IPv6 address or range in brackets. A name without a port means TCP
 //! port 443. PROTOCOL is `tcp`, `tls`, `http` or `udp`; without it, port 443 of a name carries TLS, port 80 HTTP, and every other
-//! port TCP. A method has upper-case letters and a colon follows it, so a protocol is no method.
+//! port TCP. A method has upper-case letters and a colon follows it, so neither a protocol nor `approve` is a method.
 
-use super::{Carried, GrantError, Hosts, NetGrant, RequestRule, suggest};
+use super::{APPROVE, Carried, GrantError, Hosts, NetGrant, RequestRule, suggest};
 use crate::name::NamePattern;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
@@ -38,7 +38,7 @@ pub(super) fn parse(item: &str) -> Result<NetGrant, GrantError> {
     }
     let (hosts, rest) = hosts(item)?;
     let (port, suffix) = port(item, rest)?;
-    let (protocol, request) = suffix.map_or(Ok((None, None)), |suffix| protocol_and_request(item, suffix))?;
+    let Suffix { protocol, approval, request } = suffix.map_or(Ok(Suffix::default()), |suffix| read_suffix(item, suffix))?;
     let is_range = matches!(hosts, Hosts::Range(_));
     let port = match port {
         Some(53) => return Err(GrantError::Dns { item: owned() }),
@@ -55,7 +55,8 @@ pub(super) fn parse(item: &str) -> Result<NetGrant, GrantError> {
     if request.is_some() && matches!(carried, Carried::Tcp | Carried::Udp) {
         return Err(GrantError::NoRequests { item: owned() });
     }
-    Ok(NetGrant { hosts, port, carried, request })
+    let grant = NetGrant { hosts, port, carried, approval: false, request };
+    if approval { grant.with_approval() } else { Ok(grant) }
 }
 
 /// Splits the text into the hosts and the rest. The rest is empty, or starts with `:` or `/`.
@@ -133,11 +134,28 @@ fn port<'a>(item: &str, rest: &'a str) -> Result<(Option<u16>, Option<&'a str>),
     Ok((Some(port), suffix))
 }
 
-fn protocol_and_request(item: &str, suffix: &str) -> Result<(Option<Carried>, Option<RequestRule>), GrantError> {
-    let (word, after) = suffix.split_once('/').map_or((suffix, None), |(word, after)| (word, Some(after)));
+/// The parts after the port.
+#[derive(Default)]
+struct Suffix {
+    protocol: Option<Carried>,
+    approval: bool,
+    request: Option<RequestRule>,
+}
+
+/// Splits the text after its first word.
+fn first_word(text: &str) -> (&str, Option<&str>) {
+    text.split_once('/').map_or((text, None), |(word, after)| (word, Some(after)))
+}
+
+fn read_suffix(item: &str, suffix: &str) -> Result<Suffix, GrantError> {
+    let (word, after) = first_word(suffix);
     let protocol = [Carried::Tcp, Carried::Tls, Carried::Http, Carried::Udp].into_iter().find(|one| one.word() == word);
-    let request = if protocol.is_some() { after } else { Some(suffix) };
-    let Some(request) = request else { return Ok((protocol, None)) };
+    let rest = if protocol.is_some() { after } else { Some(suffix) };
+    let (approval, request) = match rest.map(first_word) {
+        Some((APPROVE, after)) => (true, after),
+        _ => (false, rest),
+    };
+    let Some(request) = request else { return Ok(Suffix { protocol, approval, request: None }) };
     let unknown = || GrantError::Suffix { item: item.to_owned(), part: request.to_owned() };
     let (method, path) = request.split_once(':').ok_or_else(unknown)?;
     let is_method = method == "*" || (!method.is_empty() && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-'));
@@ -145,5 +163,5 @@ fn protocol_and_request(item: &str, suffix: &str) -> Result<(Option<Carried>, Op
         return Err(unknown());
     }
     let rule = RequestRule::new(method, path).map_err(|source| GrantError::Path { item: item.to_owned(), source })?;
-    Ok((protocol, Some(rule)))
+    Ok(Suffix { protocol, approval, request: Some(rule) })
 }

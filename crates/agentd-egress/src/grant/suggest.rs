@@ -1,6 +1,6 @@
 //! The grant to write instead of a text that is no grant, such as a URL.
 
-use super::{Carried, check, parse::parse};
+use super::{APPROVE, Carried, check, parse::parse};
 use std::net::Ipv4Addr;
 
 /// Returns the grants that a person probably meant with the text. Every suggestion is valid.
@@ -58,7 +58,8 @@ fn url(item: &str) -> Option<String> {
 fn request(item: &str) -> Option<String> {
     let (host, rest) = item.split_once('/')?;
     let lower = rest.to_ascii_lowercase();
-    let is_protocol = |word: &str| [Carried::Tcp, Carried::Tls, Carried::Http, Carried::Udp].iter().any(|one| one.word() == word);
+    let protocols = [Carried::Tcp, Carried::Tls, Carried::Http, Carried::Udp].map(Carried::word);
+    let is_protocol = |word: &str| word == APPROVE || protocols.contains(&word);
     if is_protocol(&lower) {
         return Some(format!("{host}/{lower}"));
     }
@@ -101,6 +102,8 @@ mod tests {
             ("a.example/get:/x", "a.example/GET:/x"),
             ("a.example:8443/TLS", "a.example:8443/tls"),
             ("a.example/v1/x", "a.example/*:/v1/x"),
+            ("a.example/Approve", "a.example/approve"),
+            ("a.example/approve/", "a.example/approve"),
         ] {
             let error = item.parse::<NetGrants>().unwrap_err();
             assert!(matches!(&error, GrantError::Form { instead, .. } if instead == wanted), "{item}: {error}");

@@ -33,6 +33,10 @@ fn items_have_one_complete_text_form() {
         ("api.example.com/POST:/v1/x", "api.example.com:443/POST:/v1/x"),
         ("api.example.com:8080/http/*:/", "api.example.com:8080/http/*:/"),
         ("api.example.com/GET:/a%2Cb/c%3fd/%41", "api.example.com:443/GET:/a%2Cb/c%3Fd/A"),
+        ("api.example.com/approve", "api.example.com:443/approve"),
+        ("api.example.com:443/tls/approve/GET:/v1/*", "api.example.com:443/approve/GET:/v1/*"),
+        ("git.example:2222/tcp/approve", "git.example:2222/approve"),
+        ("10.1.2.0/24:5432/approve", "10.1.2.0/24:5432/approve"),
         ("10.1.2.0/24:5432", "10.1.2.0/24:5432"),
         ("10.1.2.3:5432", "10.1.2.3:5432"),
         ("10.1.2.3/32:5432", "10.1.2.3:5432"),
@@ -51,6 +55,10 @@ fn items_that_are_no_grant_are_refused_with_a_remedy() {
     type Kind = fn(&GrantError) -> bool;
     let cases: &[(&str, Kind)] = &[
         ("a.example,,b.example", |e| matches!(e, GrantError::Empty)),
+        ("a.example:53/approve", |e| matches!(e, GrantError::Dns { .. })),
+        ("a.example:123/udp/approve", |e| matches!(e, GrantError::Datagrams { .. })),
+        ("a.example/approve/tls", |e| matches!(e, GrantError::Suffix { .. })),
+        ("a.example/approve/approve", |e| matches!(e, GrantError::Suffix { .. })),
         ("a.example,", |e| matches!(e, GrantError::Empty)),
         ("*", |e| matches!(e, GrantError::Everything { .. })),
         ("*:443", |e| matches!(e, GrantError::Everything { .. })),
@@ -124,6 +132,22 @@ fn name_is_granted_at_its_port_only() {
     assert!(grants.address(Transport::Tcp, address("10.9.9.9"), 5432).is_some());
     assert_eq!(grants.address(Transport::Tcp, address("10.9.9.9"), 5433), None);
     assert_eq!(grants.address(Transport::Tcp, address("11.0.0.1"), 5432), None);
+}
+
+#[test]
+fn approval_is_needed_if_any_grant_of_the_same_precedence_needs_it() {
+    let needs = |list: &str, host: &str| grants(list).tcp_name(&name(host), 443).map(|access| access.approval);
+    assert_eq!(needs("a.example", "a.example"), Some(false));
+    assert_eq!(needs("a.example/approve", "a.example"), Some(true));
+    assert_eq!(needs("a.example,a.example/approve", "a.example"), Some(true));
+    assert_eq!(needs("a.example/GET:/x,a.example/approve/GET:/y", "a.example"), Some(true));
+    assert_eq!(needs("*.example/approve,a.example", "a.example"), Some(false), "a grant of exactly this name takes precedence");
+    assert_eq!(needs("*.example,a.example/approve", "a.example"), Some(true));
+    let ranges = grants("10.0.0.0/8:5432,10.1.0.0/16:5432/approve");
+    assert_eq!(ranges.address(Transport::Tcp, address("10.1.0.1"), 5432).map(|access| access.approval), Some(true));
+    // QUIC would reach the host without the approval.
+    assert!(grants("a.example/approve,*.example:443/udp").bypassed().is_some());
+    assert!(grants("a.example,*.example:443/udp").bypassed().is_none());
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! as its sandbox. Therefore the tests run as any user, and reach nothing of the machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod approvals;
 mod aws;
 mod client_hello;
 mod datagrams;
@@ -21,9 +22,17 @@ use libtest_mimic::{Arguments, Trial, run};
 fn main() {
     let arguments = Arguments::from_args();
     namespace::enter_outer();
-    let tests: Vec<(&str, fn())> =
-        [flows::TESTS, refusals::TESTS, datagrams::TESTS, inspect::TESTS, inspect_refusals::TESTS, aws::TESTS, net_limits::TESTS]
-            .concat();
+    let tests: Vec<(&str, fn())> = [
+        flows::TESTS,
+        refusals::TESTS,
+        datagrams::TESTS,
+        inspect::TESTS,
+        inspect_refusals::TESTS,
+        aws::TESTS,
+        net_limits::TESTS,
+        approvals::TESTS,
+    ]
+    .concat();
     let trials = tests.into_iter().map(|(name, test)| {
         Trial::test(name, move || {
             test();

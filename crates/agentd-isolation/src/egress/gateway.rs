@@ -2,14 +2,16 @@
 
 use super::{
     EgressSettings,
+    approvals::GatewayApprovals,
     descriptors::{self, DescriptorShare},
     ports_of,
     record::GatewayLog,
     refused,
 };
-use agentd_core::{Control, ControlError, IsolationError, NetworkLog};
+use agentd_core::{Control, ControlError, IsolationError, NetworkApprovals, NetworkLog};
 use agentd_egress::{
-    Gateway, GatewayConfig, GatewaySockets, NetGrants, grant::Transport, limits::FlowLimits, synthetic::SyntheticNames,
+    Gateway, GatewayConfig, GatewaySockets, NetGrants, approval::HostApprovals, grant::Transport, limits::FlowLimits,
+    synthetic::SyntheticNames,
 };
 use agentd_kernel::gateway::GatewaySocket;
 use std::{
@@ -33,6 +35,7 @@ const MAX_LISTENING: usize = 96;
 pub(crate) struct SandboxGateway {
     running: Mutex<Option<Gateway>>,
     log: GatewayLog,
+    approvals: HostApprovals,
     /// The ports at which the gateway has sockets. Locked during a change of the grants, so that changes happen one after the
     /// other.
     ports: tokio::sync::Mutex<BTreeSet<(Transport, u16)>>,
@@ -76,10 +79,11 @@ impl SandboxGateway {
         let inspects = config.inspection.is_some();
         let failed = |error| ControlError::caused_by(Control::Network, "start the gateway", error);
         let gateway = Gateway::start(taken, config).await.map_err(failed)?;
-        let log = gateway.log().clone();
+        let (log, approvals) = (gateway.log().clone(), gateway.approvals().clone());
         Ok(Self {
             running: Mutex::new(Some(gateway)),
             log: GatewayLog { log, from_guest },
+            approvals,
             ports: ports.into(),
             has_v6,
             inspects,
@@ -138,6 +142,8 @@ impl SandboxGateway {
     pub(crate) async fn stop(&self) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(gateway) = running {
+            // The programs have ended, so nobody needs the connections that wait for an approval.
+            gateway.approvals().close();
             gateway.idle(LAST_FLOWS).await;
             gateway.stop().await;
         }
@@ -146,6 +152,12 @@ impl SandboxGateway {
     /// Returns the variables that commands need.
     pub(crate) fn environment(&self) -> &[(OsString, OsString)] {
         &self.environment
+    }
+
+    /// Returns the requests for approvals of hosts.
+    pub(crate) fn approvals(&self) -> Arc<dyn NetworkApprovals> {
+        self.approvals.serve();
+        Arc::new(GatewayApprovals(self.approvals.clone()))
     }
 
     /// Returns the queue of the flows.

@@ -3,7 +3,7 @@
 
 use super::{EgressSettings, SandboxGateway, descriptors, grants, refused, settings};
 use crate::blocking::blocking;
-use agentd_core::{IsolationError, Network, NetworkLog, SandboxSpec};
+use agentd_core::{IsolationError, Network, NetworkApprovals, NetworkLog, SandboxSpec};
 use agentd_egress::{GatewaySockets, NetGrants, guest::GuestPort, limits::FlowLimits};
 use agentd_kernel::mount::trust::TrustPlan;
 use std::{
@@ -101,6 +101,11 @@ impl MachineGateway {
     /// Returns the queue of the flows.
     pub fn log(&self) -> Arc<dyn NetworkLog> {
         self.gateway.log()
+    }
+
+    /// Returns the requests for approvals of hosts.
+    pub fn approvals(&self) -> Arc<dyn NetworkApprovals> {
+        self.gateway.approvals()
     }
 
     /// Returns the ports at which the agent listens.

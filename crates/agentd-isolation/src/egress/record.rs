@@ -48,6 +48,7 @@ fn flow(record: FlowRecord) -> NetworkFlow {
         received: record.received,
         datagrams: record.datagrams,
         delayed: record.delayed,
+        approved_by: record.approved_by,
         request: record.request.map(|line| format!("{} {}", line.method, line.path)),
         verdict: match record.verdict {
             FlowVerdict::Open { rule } => NetworkVerdict::Open { rule },

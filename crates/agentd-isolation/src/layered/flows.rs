@@ -61,6 +61,9 @@ pub struct RecordedFlow {
     /// The limits that delayed the flow.
     #[serde(default)]
     pub delayed: DelayedBy,
+    /// The user who approved the destination, if its network grant needs an approval.
+    #[serde(default)]
+    pub approved_by: Option<String>,
     /// The method and path of a refused request.
     pub request: Option<String>,
     /// True if a network grant allows the flow.
@@ -117,6 +120,7 @@ impl From<NetworkFlow> for RecordedFlow {
             received: flow.received,
             datagrams: flow.datagrams,
             delayed: flow.delayed,
+            approved_by: flow.approved_by,
             request: flow.request,
             allowed,
             rule,

@@ -37,6 +37,7 @@ fn flow(at: u64, name: &str, allowed: bool) -> NetworkFlow {
         received: 2,
         datagrams: None,
         delayed: agentd_core::DelayedBy::default(),
+        approved_by: None,
         request: None,
         verdict,
     }

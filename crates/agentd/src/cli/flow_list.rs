@@ -81,7 +81,8 @@ fn line(flow: &RecordedFlow) -> String {
             let request = request.as_ref().map(|request| format!("; refused {request}")).unwrap_or_default();
             let (state, so_far) = if flow.open { ("open", " so far") } else { ("allowed", "") };
             let bytes = format!("sent {} bytes, received {}{datagrams}{so_far}{delayed}", flow.sent, flow.received);
-            format!("{state} {to}{at} by {rule}, {bytes}{request}{reason}")
+            let approved = flow.approved_by.as_ref().map(|by| format!(", approved by {by}")).unwrap_or_default();
+            format!("{state} {to}{at} by {rule}{approved}, {bytes}{request}{reason}")
         }
         (None, Some(request)) => format!("refused {request} of {to}{reason}"),
         (None, None) => format!("refused {to}{reason}"),
@@ -109,6 +110,7 @@ fn object(record: &Record, history: &FlowHistory) -> serde_json::Value {
             "sent_datagrams": flow.datagrams.map(|count| count.sent),
             "received_datagrams": flow.datagrams.map(|count| count.received),
             "delayed_by": flow.delayed.names(),
+            "approved_by": flow.approved_by,
         })
     });
     serde_json::json!({
@@ -168,6 +170,7 @@ mod tests {
             received: 2,
             datagrams: None,
             delayed: agentd_core::DelayedBy::default(),
+            approved_by: None,
             request: None,
             allowed: true,
             rule: Some("*.example:443".to_owned()),
@@ -177,6 +180,8 @@ mod tests {
         assert_eq!(line(&flow), "allowed a.example:443 at 93.184.216.34:443 by *.example:443, sent 1 bytes, received 2");
         let open = RecordedFlow { open: true, ..flow.clone() };
         assert_eq!(line(&open), "open a.example:443 at 93.184.216.34:443 by *.example:443, sent 1 bytes, received 2 so far");
+        let approved = RecordedFlow { approved_by: Some("uid:1 (0123)".to_owned()), ..flow.clone() };
+        assert!(line(&approved).contains(" by *.example:443, approved by uid:1 (0123), sent 1 bytes"), "{}", line(&approved));
         let (request, reason) = (Some("POST /x".to_owned()), Some("no grant".to_owned()));
         let later = RecordedFlow { request, reason, ..flow.clone() };
         assert_eq!(

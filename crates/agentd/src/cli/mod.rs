@@ -22,6 +22,7 @@ mod gondolin;
 mod granted_hosts;
 mod grants;
 mod hidden;
+mod host_approvals;
 #[cfg_attr(not(feature = "images"), path = "image_left_out.rs")]
 mod image;
 mod links;

@@ -50,6 +50,7 @@ fn check(args: &CheckArgs) -> Result<u8, Failure> {
                 "allowed": answer.is_ok(),
                 "rule": access.map(|access| &access.rule),
                 "checks": access.map(ToString::to_string),
+                "needs_approval": access.map(|access| access.approval),
                 "reason": reason,
                 "deny_reason": deny_reason.filter(|_| answer.is_err()),
             });

@@ -67,6 +67,8 @@ struct FlowSummary {
     datagrams: Option<DatagramCount>,
     /// The limits that delayed one of the flows.
     delayed: DelayedBy,
+    /// The user who approved the destination.
+    approved_by: Option<String>,
 }
 
 impl FlowReader {
@@ -143,7 +145,8 @@ impl NetworkSummary {
         };
         let (connects, reached) = (flow.wanted.is_some(), flow.connected.is_some() || !flow.address_checked);
         let same = |entry: &&mut FlowSummary| {
-            entry.to == to && entry.request == flow.request && entry.verdict == flow.verdict && entry.reached == reached
+            (&entry.to, &entry.request, &entry.verdict) == (&to, &flow.request, &flow.verdict)
+                && (entry.reached, &entry.approved_by) == (reached, &flow.approved_by)
         };
         if let Some(entry) = self.entries.iter_mut().find(same) {
             entry.flows += 1;
@@ -155,7 +158,8 @@ impl NetworkSummary {
                 all.received = all.received.saturating_add(more.received);
             }
         } else if self.entries.iter().filter(|entry| is_granted(&entry.verdict) == is_granted(&flow.verdict)).count() < MAX_KEPT {
-            let NetworkFlow { request, verdict, address_checked, from_guest, sent, received, datagrams, delayed, .. } = flow;
+            let NetworkFlow { request, verdict, address_checked, from_guest, sent, received, .. } = flow;
+            let NetworkFlow { datagrams, delayed, approved_by, .. } = flow;
             self.entries.push(FlowSummary {
                 to,
                 request,
@@ -169,6 +173,7 @@ impl NetworkSummary {
                 received,
                 datagrams,
                 delayed,
+                approved_by,
             });
         } else {
             self.omitted += 1;
@@ -263,6 +268,8 @@ impl FlowSummary {
             NetworkVerdict::Refused { reason, .. } => (false, Some(reason.clone())),
             _ => (false, None),
         };
+        let approved = self.approved_by.as_ref().map(|by| format!("; approved by {by}")).unwrap_or_default();
+        let reason = reason.map(|reason| reason + &approved);
         let [flows, sent, received] = [self.flows, self.sent, self.received].map(|number| number.min(MAX_INTEGER));
         RecordedFlow { to: self.to.clone(), allowed, reason, flows, sent, received }
     }
@@ -291,6 +298,7 @@ impl FlowSummary {
             "sent_datagrams": self.datagrams.map(|count| count.sent),
             "received_datagrams": self.datagrams.map(|count| count.received),
             "delayed_by": self.delayed.names(),
+            "approved_by": self.approved_by,
         })
     }
 }

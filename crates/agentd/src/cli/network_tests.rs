@@ -15,6 +15,7 @@ fn flow(name: Option<&str>, wanted: Option<&str>, verdict: NetworkVerdict) -> Ne
         received: 2,
         datagrams: None,
         delayed: DelayedBy::default(),
+        approved_by: None,
         request: None,
         verdict,
     }
@@ -91,6 +92,16 @@ fn request_that_is_refused_later_on_a_granted_connection_is_one_line_with_its_op
     let object = summary.json();
     assert_eq!((&object["flows"][0]["allowed"], &object["flows"][0]["flows"]), (&true.into(), &2.into()), "{object}");
     assert_eq!(object["missing"], serde_json::json!(["a.example:80/POST:/x"]));
+}
+
+#[test]
+fn approval_is_in_the_receipt_and_in_json() {
+    let mut summary = NetworkSummary::default();
+    let verdict = NetworkVerdict::Granted { rule: "a:443/approve".to_owned(), cut: None };
+    let approved_by = Some("uid:1000 (0123)".to_owned());
+    summary.add(NetworkFlow { approved_by, ..flow(Some("a"), Some("198.18.1.0:443"), verdict) });
+    assert_eq!(summary.recorded().flows[0].reason.as_deref(), Some("a:443/approve; approved by uid:1000 (0123)"));
+    assert_eq!(summary.json()["flows"][0]["approved_by"], "uid:1000 (0123)");
 }
 
 #[test]

@@ -6,7 +6,9 @@ use super::{
     comparison::Comparison,
     explain,
     failure::{self, CANNOT, Failure},
-    hidden, image,
+    hidden,
+    host_approvals::HostApprovals,
+    image,
     network::{FlowReader, NetworkSummary},
     protection::{self, Advice},
     receipt::{Ended, Recording, RequestedReceipt},
@@ -103,6 +105,7 @@ async fn attempt(mut args: RunArgs, result: &mut ResultObject) -> Result<u8, Fai
     secrets::add_environment(&mut command, sandbox.network_environment(), &args.command.env);
     let Before { advice, mut compared, mut stops } = before;
     let mut flows = FlowReader::start(&*sandbox, NetworkArg::deny_reasons(&args.boundary.net))?;
+    let approvals = HostApprovals::start(&*sandbox, &spec)?;
     // An image has its own programs, and without a boundary no directory is hidden.
     let hides = image.is_none() && selected.backend.traits().boundary;
     if !args.json {
@@ -125,6 +128,9 @@ async fn attempt(mut args: RunArgs, result: &mut ResultObject) -> Result<u8, Fai
     };
     // Destroy the sandbox before the protected paths are compared, so that no process can change them afterwards.
     let destroyed = destroy(&sandbox, &mut stops, &mut compared).await;
+    if let Some(approvals) = approvals {
+        approvals.finish(matches!(destroyed, Ok(None)));
+    }
     let mut stopped = None;
     if !result.printed {
         (result.protected, stopped) = compared.report(&mut stops).await;

@@ -5,6 +5,7 @@
 //! one at a time, because they share the servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
+mod approvals;
 mod attacks;
 mod aws;
 mod datagrams;
@@ -39,11 +40,20 @@ fn main() {
         outer::enter();
         outer::serve();
     }
-    let reaching = [attacks::TESTS, datagrams::TESTS, library::TESTS, net_limits::TESTS, programs::TESTS, reports::TESTS];
+    let reaching = [
+        abuse::TESTS,
+        approvals::TESTS,
+        attacks::TESTS,
+        datagrams::TESTS,
+        library::TESTS,
+        net_limits::TESTS,
+        programs::TESTS,
+        reports::TESTS,
+    ];
     let tests = [reaching.concat(), [aws::TESTS, inspection::TESTS, secrets::TESTS].concat()].concat();
     // Only `container` runs named sandboxes.
-    let named = [named::TESTS, datagrams::NAMED_TESTS, forward::TESTS].concat();
-    let machines = [attacks::TESTS, machine::TESTS].concat();
+    let named = [approvals::NAMED_TESTS, named::TESTS, datagrams::NAMED_TESTS, forward::TESTS].concat();
+    let machines = [approvals::TESTS, attacks::TESTS, machine::TESTS].concat();
     let trials = place::backends().into_iter().flat_map(|backend| {
         let named: &[EgressTest] = if backend == "container" { &named } else { &[] };
         // The sandbox in a machine is that of `container`, and each test starts a machine.

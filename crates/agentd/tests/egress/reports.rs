@@ -136,7 +136,7 @@ fn invalid(backend: &str) {
         ("allow=a.example/GET:/x,a.example:443/udp", "programs could send requests over UDP (QUIC)"),
         (many.as_str(), "25 different ports are granted; the maximum is 24"),
         ("host allow=a.example", "off or host is combined with another value"),
-        ("a.example", "expected off, host, log, allow=HOSTS, preset=NAMES or file=PATH"),
+        ("a.example", "expected off, host, log, allow=HOSTS, approve=HOSTS, preset=NAMES or file=PATH"),
     ] {
         let options: Vec<&str> = net.split(' ').flat_map(|value| ["--net", value]).collect();
         let output = place.run(backend, &options, &["touch", "ran"]);

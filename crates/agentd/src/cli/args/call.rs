@@ -54,9 +54,9 @@ pub(crate) struct LessArgs {
     /// Make the workspace read-only
     #[arg(long)]
     pub workspace_ro: bool,
-    /// Network access: off, allow=HOSTS, preset=NAMES or file=PATH, as for `agentd run` [default: the hosts that the capability
-    /// and the policies name]
-    #[arg(long, value_name = "off|allow=|preset=|file=")]
+    /// Network access: off, allow=HOSTS, approve=HOSTS, preset=NAMES or file=PATH, as for `agentd run` [default: the hosts that
+    /// the capability and the policies name]
+    #[arg(long, value_name = "off|allow=|approve=|preset=|file=")]
     pub net: Vec<NetworkArg>,
     /// Wall-clock time limit, e.g. 500ms, 30s, 2m
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration::parse)]

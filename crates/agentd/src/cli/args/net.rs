@@ -39,7 +39,7 @@ pub(crate) struct CheckArgs {
     /// The destination: HOST[:PORT][/METHOD:PATH], or HOST:PORT/udp; a name without a port means port 443
     #[arg(value_name = "DESTINATION")]
     pub destination: Destination,
-    /// Network grants, separated by commas: HOST[:PORT][/PROTOCOL][/METHOD:PATH]
+    /// Network grants, separated by commas: HOST[:PORT][/PROTOCOL][/approve][/METHOD:PATH]
     #[arg(long, value_name = "GRANTS")]
     pub allow: Option<NetGrants>,
     /// A file of network grants

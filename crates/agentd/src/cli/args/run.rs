@@ -5,7 +5,7 @@ use super::{
     net::{ReadGrants, read_grants},
 };
 use agentd_core::{Bytes, CpuQuota, IsolationError, Network, NetworkLimits, Profile, duration};
-use agentd_egress::{NetGrants, preset::Preset};
+use agentd_egress::{NetGrant, NetGrants, preset::Preset};
 use agentd_isolation::layouts;
 use clap::{Args, ValueEnum, builder::PossibleValuesParser};
 use std::{
@@ -69,6 +69,11 @@ impl FromStr for NetworkArg {
             ("host", "") => Ok(Self::Host),
             ("log", "") => Ok(Self::Log),
             ("allow", grants) => Ok(Self::Allow(grants.split(',').map(|grant| grant.trim().to_owned()).collect())),
+            ("approve", grants) => {
+                let grants = grants.split(',').map(|grant| grant.trim().parse::<NetGrant>().and_then(NetGrant::with_approval));
+                let grants = grants.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+                Ok(Self::Allow(grants.iter().map(ToString::to_string).collect()))
+            }
             ("preset", names) => {
                 let presets = names.split(',').map(|name| Preset::find(name.trim()));
                 let presets = presets.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
@@ -77,7 +82,9 @@ impl FromStr for NetworkArg {
             ("file", path) => read_grants(Path::new(path)).map(Self::File),
             _ => {
                 let instead = if !text.is_empty() && text.parse::<NetGrants>().is_ok() { text } else { "example.com" };
-                Err(format!("expected off, host, log, allow=HOSTS, preset=NAMES or file=PATH, as in --net allow={instead}"))
+                Err(format!(
+                    "expected off, host, log, allow=HOSTS, approve=HOSTS, preset=NAMES or file=PATH, as in --net allow={instead}"
+                ))
             }
         }
     }
@@ -108,7 +115,7 @@ impl NetworkArg {
             (_, None) => Err(IsolationError::Invalid {
                 what: "--net".to_owned(),
                 reason:
-                    "off or host is combined with another value — use off or host alone, or only allow=, preset=, file= and log"
+                    "off or host is combined with another value — use off or host alone, or only allow=, approve=, preset=, file= and log"
                         .to_owned(),
             }),
         }
@@ -244,9 +251,10 @@ pub(crate) struct BoundaryArgs {
     /// Network access. off: loopback only. host: the host's network. allow=HOSTS: only these hosts, separated by commas, each
     /// as NAME[:PORT][/PROTOCOL][/METHOD:PATH], *.NAME or ADDRESS:PORT; NAME alone means TLS at port 443; PROTOCOL is tcp, tls,
     /// http or udp; METHOD:PATH, as in GET:/v1/*, lets `agentd run` inspect the TLS of this host and refuse other requests.
+    /// approve=HOSTS: the same, but the first connection to each destination waits for `agentd approve` (see `agentd approvals`).
     /// preset=NAMES: the hosts of presets (see `agentd net presets`). file=PATH: the hosts in a file of network grants. log: no
     /// host; prints what the command would need. All values except off and host can be repeated [default: off]
-    #[arg(long, value_name = "off|host|log|allow=|preset=|file=")]
+    #[arg(long, value_name = "off|host|log|allow=|approve=|preset=|file=")]
     pub net: Vec<NetworkArg>,
     /// Limits of the network with granted hosts, separated by commas: connections=NUMBER at once; new-connections=NUMBER/s;
     /// bytes=SIZE in total; rate=SIZE/s; queries=NUMBER/s of DNS. Sizes count both directions together. More connections, and

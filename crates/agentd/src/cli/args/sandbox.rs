@@ -168,7 +168,7 @@ pub(crate) struct ExecArgs {
 pub(crate) struct NetworkChangeArgs {
     /// The name of the sandbox
     pub name: Name,
-    /// Network grants to add, separated by commas: HOST[:PORT][/PROTOCOL] (repeatable)
+    /// Network grants to add, separated by commas: HOST[:PORT][/PROTOCOL][/approve] (repeatable)
     #[arg(long, value_name = "GRANTS")]
     pub allow: Vec<NetGrants>,
     /// Network grants to remove, as `agentd sandbox net NAME` prints them; their connections end (repeatable)

@@ -4,6 +4,7 @@ use super::super::{
     args::{NetworkArg, RunArgs},
     begin::{self, Before, Begun, RunInput},
     failure::{self, Failure},
+    host_approvals::HostApprovals,
     network::{FlowReader, NetworkSummary},
     protection,
     receipt::OutputDigests,
@@ -58,6 +59,7 @@ pub(super) async fn execute(
         return Ok(execution.fail(&format!("the sandbox is not the one that was decided: {problem} — report this")).await?);
     }
     let flows = FlowReader::start(&*sandbox, Vec::new())?;
+    let approvals = HostApprovals::start(&*sandbox, &spec)?;
     compared.command_begins();
     let ran = match &execution.valid().operation {
         Operation::Command(line) => command_in(&sandbox, line, command, &args, &mut stops).await,
@@ -65,6 +67,9 @@ pub(super) async fn execute(
     };
     // The sandbox is destroyed before the protected paths are compared, so that no process can change them afterwards.
     let destroyed = run::destroy(&sandbox, &mut stops, &mut compared).await;
+    if let Some(approvals) = approvals {
+        approvals.finish(matches!(destroyed, Ok(None)));
+    }
     let (protected, _) = compared.report(&mut stops).await;
     protection::warn(&protected);
     let network = flows.map(|flows| flows.finish(matches!(destroyed, Ok(None))));
