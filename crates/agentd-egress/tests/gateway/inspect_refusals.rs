@@ -33,6 +33,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("inspected_bomb_of_compressed_headers_is_refused", header_bomb),
     ("inspected_streams_at_once_are_limited", streams),
     ("inspected_slow_and_half_open_clients_are_refused_after_the_time_limit", slow),
+    ("inspected_body_of_a_refused_request_is_read_within_bounds", refused_body),
     ("inspected_protocol_that_is_not_http_is_refused", other_protocol),
     ("inspected_flow_ends_when_its_grant_is_revoked", revoked),
     ("inspected_connections_above_the_limit_wait", limit),
@@ -304,6 +305,26 @@ fn slow() {
     let late = FlowEnd::Refused(FlowRefusal::TimedOut("request"));
     assert_eq!(ends.iter().filter(|end| ***end == late).count(), 3, "{ends:?}");
     assert!(ends.iter().any(|end| matches!(end, FlowEnd::Broken(reason) if reason.contains("timed out"))), "{ends:?}");
+}
+
+/// The answer comes although neither body ends. A body that arrives without a pause is read up to its bound only.
+fn refused_body() {
+    const HEAD: &[u8] = b"POST /admin HTTP/1.1\r\nHost: a.example\r\nContent-Length: 1000000000\r\n\r\n";
+    let (_, records, seen) = inspected(Scene { rules: RULES, ..Scene::default() }, |client| {
+        let mut slow = client.tls(HTTP_1);
+        slow.write_all(HEAD).unwrap();
+        slow.write_all(b"part").unwrap();
+        assert!(text(&read_until(&mut slow, b"agentd: ")).starts_with("HTTP/1.1 403 "));
+        let mut fast = client.tls(HTTP_1);
+        fast.write_all(b"POST /admin HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+        let chunk = [&b"4000\r\n"[..], &[b'a'; 0x4000], b"\r\n"].concat();
+        // The gateway ends the connection.
+        while fast.write_all(&chunk).is_ok() {}
+    });
+    assert!(seen.is_empty(), "{seen:?}");
+    let most = records.iter().filter(|record| record.kind == FlowKind::Tcp).map(|record| record.sent).max().unwrap();
+    // The bound is 1 MiB. The buffers of TLS and HTTP are added.
+    assert!((1 << 20..2 << 20).contains(&most), "{most} bytes were read: {records:?}");
 }
 
 fn other_protocol() {

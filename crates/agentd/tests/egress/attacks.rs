@@ -2,8 +2,8 @@
 
 use crate::{
     EgressTest,
-    outer::{PUBLIC, name, reached, wait_for_end},
-    place::EgressDir,
+    outer::{PUBLIC, heads, name, reached, wait_for_end},
+    place::{EgressDir, TOOLS},
 };
 use std::{
     io::{BufRead as _, BufReader},
@@ -15,6 +15,8 @@ pub const TESTS: &[EgressTest] = &[
     ("names_that_resemble_a_granted_one_do_not_exist", names),
     ("name_that_leads_to_a_forbidden_address_is_not_reached", rebinding),
     ("granted_name_is_reached_at_its_granted_port_only", ports),
+    ("bypasses_of_other_sandboxes_by_names_and_addresses_reach_nothing", other_names),
+    ("bypasses_of_other_sandboxes_by_requests_reach_nothing", other_requests),
     ("udp_icmp_raw_and_packet_sockets_reach_nothing", other_protocols),
     ("dns_of_any_server_answers_for_granted_names_only", other_name_servers),
     ("tls_for_another_name_and_without_a_name_is_not_carried", other_tls),
@@ -120,6 +122,80 @@ attempt('other.example', 2222)
     assert!(err.contains("granted.example:853 was refused") && err.contains("--net allow=granted.example:853"), "{err}");
     assert!(err.contains("other.example:2222 was refused") && err.contains("--net allow=other.example:2222"), "{err}");
     assert!(reached().iter().all(|at| at.starts_with(&format!("{PUBLIC}:2222")) || at.ends_with(":0")), "{:?}", reached());
+}
+
+/// The bypasses 1, 5, 6, 7 and 9 of published sandboxes: names with NUL, other spellings, names and addresses that lead to
+/// metadata services, other ports, paths over IPv6 only.
+fn other_names(backend: &str) {
+    name("granted.example", &[PUBLIC]);
+    for (host, address) in
+        [("azure", "168.63.129.16"), ("cloud", "100.100.100.200"), ("near", "127.0.0.1"), ("lan", "192.168.1.1")]
+    {
+        name(&format!("{host}.granted.example"), &[address]);
+    }
+    let script = "
+def labels(*parts): return b''.join(bytes([len(part)]) + part for part in parts) + b'\\0'
+for parts in (b'evil\\0', b'granted', b'example'), (b'evil.example\\0.granted', b'example'), (b'granted.example',), (b'granted', b'example', b'evil'):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.connect(('8.8.8.8', 53))
+    s.settimeout(2)
+    while True:
+        try:
+            s.send(struct.pack('>6H', 7, 0x100, 1, 0, 0, 0) + labels(*parts) + b'\\0\\1\\0\\1')
+            answer = s.recv(1000)
+            print(parts[0], 'code', answer[3] & 15 != 0, 'answers', answer[7])
+            break
+        except socket.timeout: pass
+for host in 'azure', 'cloud', 'near', 'lan': attempt(host + '.granted.example', 2222)
+for host in '64:ff9b::a9fe:a9fe', 'fd00:ec2::254', '::ffff:169.254.169.254', '::ffff:100.100.100.200', '2002:a9fe:a9fe::1', '::1':
+    attempt(host, 2222)
+attempt('near.granted.example', 22)
+os.environ.update(NO_PROXY='*', no_proxy='*', HTTPS_PROXY='http://93.184.216.34:3128')
+attempt('93.184.216.34', 3128)
+";
+    let (out, _) = EgressDir::new().python(backend, "granted.example:2222,*.granted.example:2222", script);
+    let mut expected: Vec<String> = ["b'evil\\x00'", "b'evil.example\\x00.granted'", "b'granted.example'", "b'granted'"]
+        .map(|first| format!("{first} code True answers 0"))
+        .to_vec();
+    let names = ["azure", "cloud", "near", "lan"].map(|host| format!("{host}.granted.example 2222 ECONNRESET"));
+    let addresses =
+        ["64:ff9b::a9fe:a9fe", "fd00:ec2::254", "::ffff:169.254.169.254", "::ffff:100.100.100.200", "2002:a9fe:a9fe::1", "::1"];
+    expected.extend(names);
+    expected.extend(addresses.map(|address| format!("{address} 2222 ECONNRESET")));
+    expected.extend(["near.granted.example 22 ECONNREFUSED".to_owned(), "93.184.216.34 3128 ECONNREFUSED".to_owned()]);
+    assert_eq!(out.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(reached(), [""; 0]);
+}
+
+/// The bypasses 2, 5, 8 and 10: `CONNECT` by a relay, hosts and paths in other forms, methods in headers, upgrades.
+fn other_requests(backend: &str) {
+    name("granted.example", &[PUBLIC]);
+    let script = "
+def ask(line, *more, host='granted.example'):
+    context = ssl.create_default_context()
+    with context.wrap_socket(connect('granted.example', 443), server_hostname='granted.example') as s:
+        s.sendall('\\r\\n'.join([line + ' HTTP/1.1', 'Host: ' + host, *more, '', '']).encode())
+        head = s.makefile('rb').readline().decode().split()
+        print(line, *more, head[1] if head else 'end')
+ask('GET /public/a')
+for path in '/public/../admin', '/public/%2e%2e/admin', '/public//admin', '/public/%2Fadmin', '/public/..;/admin', '/admin':
+    ask('GET ' + path)
+ask('GET https://evil.example/public/a')
+ask('GET /public/a', host='evil.example')
+ask('GET /public/a', 'Host: evil.example')
+ask('CONNECT evil.example:443')
+ask('POST /public/a', 'Content-Length: 0')
+ask('GET /public/a', 'X-HTTP-Method-Override: DELETE')
+ask('GET /public/a', 'Connection: Upgrade', 'Upgrade: tunnel')
+";
+    let options = ["--net", "allow=granted.example/GET:/public/*"];
+    let argv = ["/usr/bin/python3", "-c", &[TOOLS, script].concat()];
+    let output = EgressDir::new().trusting(backend, &options, &argv).output().unwrap();
+    let out = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!((lines.first(), lines.len()), (Some(&"GET /public/a 200"), 14), "{output:?}");
+    assert!(lines[1..].iter().all(|line| ["403", "400", "end"].iter().any(|end| line.ends_with(end))), "{out}");
+    assert_eq!(heads("tls").len(), 1, "only the first request reaches the server: {:?}", heads("tls"));
 }
 
 fn other_protocols(backend: &str) {

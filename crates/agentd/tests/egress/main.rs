@@ -5,6 +5,7 @@
 //! one at a time, because they share the servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
+mod abuse;
 mod approvals;
 mod attacks;
 mod aws;

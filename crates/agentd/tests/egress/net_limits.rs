@@ -8,6 +8,7 @@ use crate::{
 
 pub const TESTS: &[EgressTest] = &[
     ("limits_of_the_network_are_enforced_and_reported", enforced),
+    ("json_tells_a_connection_that_the_limit_of_bytes_ended_from_one_refused_afterwards", ended_or_refused),
     ("limits_of_the_network_come_from_options_and_files_and_are_explained", explained),
     ("limits_of_the_network_that_cannot_apply_are_errors", invalid),
 ];
@@ -43,6 +44,34 @@ attempt('granted.example', 2222)
         assert!(err.contains(line), "{line}: {err}");
     }
     assert!(reached().iter().all(|at| at.starts_with(PUBLIC)), "{:?}", reached());
+}
+
+fn ended_or_refused(backend: &str) {
+    name("granted.example", &[PUBLIC]);
+    let script = "
+s = connect('granted.example', 2222)
+try:
+    while True:
+        s.sendall(b'x' * 1000)
+        if not s.recv(1000): break
+except OSError: pass
+attempt('granted.example', 2222)
+";
+    let argv = ["/usr/bin/python3", "-c", &[TOOLS, script].concat()];
+    let options = ["--json", "--net", "allow=granted.example:2222", "--net-limit", "bytes=20000"];
+    let output = EgressDir::new().run(backend, &options, &argv);
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let flows = object["network"]["flows"].as_array().unwrap();
+    assert_eq!(flows.len(), 2, "{object:#}");
+    let [ended, refused] = [true, false].map(|allowed| flows.iter().find(|flow| flow["allowed"] == allowed).unwrap());
+    assert_eq!((&ended["rule"], &refused["rule"]), (&"granted.example:2222".into(), &serde_json::Value::Null), "{object:#}");
+    for flow in [ended, refused] {
+        let reason = flow["reason"].as_str().unwrap();
+        assert!(reason.starts_with("the sandbox has carried as many bytes as its limit permits"), "{object:#}");
+    }
+    let carried = ["sent_bytes", "received_bytes"].map(|key| ended[key].as_u64().unwrap());
+    assert!((10_000..=20_000).contains(&carried.iter().sum::<u64>()), "{object:#}");
+    assert_eq!((&refused["sent_bytes"], &refused["received_bytes"]), (&0.into(), &0.into()), "{object:#}");
 }
 
 fn explained(backend: &str) {
