@@ -2,6 +2,7 @@
 //! and outside. The client is `bash`; without it, nothing is measured.
 
 use super::{
+    abuse,
     figure::{median, ratio, spawn},
     peers::is_installed,
 };
@@ -58,6 +59,9 @@ pub(super) struct Granted {
     pub connect_longer: Duration,
     /// The time of many connections at once, relative to plain loopback. `None` if this process may not open that many.
     pub at_once: Option<f64>,
+    /// The 99th percentile of the time of a connection beside a sandbox that floods its gateway, relative to the time without
+    /// that sandbox. `None` for a virtual machine.
+    pub beside_flood: Option<f64>,
 }
 
 /// The times of a client outside and in a sandbox.
@@ -111,7 +115,7 @@ async fn measure_one(
 ) -> Result<Granted, Failure> {
     let grants = [servers.download, servers.connect, servers.gather].map(|server| server.to_string());
     let spec = SandboxSpec { network: Network::Egress(grants.to_vec()), ..SandboxSpec::default() };
-    let sandbox = backend.create_sandbox(spec).await?;
+    let sandbox = backend.create_sandbox(spec.clone()).await?;
     let log = sandbox.network_log();
     // The channel of a machine carries fewer connections at once.
     let many = !backend.traits().own_kernel && getrlimit(Resource::Nofile).current.is_none_or(|limit| limit >= DESCRIPTORS);
@@ -127,6 +131,14 @@ async fn measure_one(
         while log.as_ref().is_some_and(|log| log.next(Duration::ZERO).is_some()) {}
         tokio::time::sleep(REST).await;
     }
+    let beside_flood = if backend.traits().own_kernel {
+        None
+    } else {
+        let hostile = backend.create_sandbox(spec).await?;
+        let slowdown = abuse::slowdown(&sandbox, &hostile, servers.connect).await;
+        hostile.destroy().await?;
+        Some(slowdown?)
+    };
     sandbox.destroy().await?;
     let ((bulk_outside, bulk_inside), (connect_outside, connect_inside)) = (bulk.medians(), connect.medians());
     let (gather_outside, gather_inside) = gather.medians();
@@ -137,11 +149,18 @@ async fn measure_one(
         connect: ratio(connect_inside, connect_outside),
         connect_longer: connect_inside.saturating_sub(connect_outside) / IN_TURN,
         at_once: many.then(|| ratio(gather_inside, gather_outside)),
+        beside_flood,
     })
 }
 
-fn line(script: &str, host: &str, port: u16) -> [String; 6] {
+pub(super) fn line(script: &str, host: &str, port: u16) -> [String; 6] {
     ["bash", "-c", script, "bash", host, &port.to_string()].map(str::to_owned)
+}
+
+/// Returns the command of a client in a sandbox.
+pub(super) fn command(line: [String; 6]) -> Command {
+    let argv = line.map(Into::into).to_vec();
+    Command { argv, env: vec![("PATH".into(), "/usr/bin:/bin".into())], cwd: Some("/".into()), ..Command::default() }
 }
 
 fn outside(script: &str, server: SocketAddr) -> Result<Duration, Failure> {
@@ -151,9 +170,7 @@ fn outside(script: &str, server: SocketAddr) -> Result<Duration, Failure> {
 }
 
 async fn inside(sandbox: &Arc<dyn Sandbox>, script: &str, server: SocketAddr) -> Result<Duration, Failure> {
-    let argv = line(script, &server.ip().to_string(), server.port()).map(Into::into).to_vec();
-    let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
-    let command = Command { argv, env, cwd: Some("/".into()), ..Command::default() };
+    let command = command(line(script, &server.ip().to_string(), server.port()));
     let started = Instant::now();
     let outcome = sandbox.exec(command).await?;
     let took = started.elapsed();

@@ -6,6 +6,7 @@
 //! be created also pays for creating them, as the rows of `create` show. A restore of Firecracker also gets the time to start
 //! the next spare Firecracker.
 
+mod abuse;
 mod egress;
 mod figure;
 mod files;

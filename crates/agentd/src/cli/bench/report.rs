@@ -120,11 +120,12 @@ impl Measurements {
             "connect_ratio": granted.connect,
             "connect_longer_us": granted.connect_longer.as_micros() as f64,
             "at_once_ratio": granted.at_once,
+            "beside_flood_p99_ratio": granted.beside_flood,
         })
     }
 
     fn print_granted(&self, granted: &Granted, out: &mut impl Write) -> Result<(), Failure> {
-        let Granted { backend, bulk, bulk_to_slirp, connect, connect_longer, at_once } = granted;
+        let Granted { backend, bulk, bulk_to_slirp, connect, connect_longer, at_once, beside_flood } = granted;
         if let Some(create) = self.granted_ratio(granted) {
             writeln!(out, "{backend}: create + exec + destroy with a granted host takes {create:.2}× the time without one")?;
         }
@@ -140,6 +141,12 @@ impl Measurements {
         )?;
         if let Some(ratio) = at_once {
             writeln!(out, "{backend}: {AT_ONCE} connections at once take {ratio:.2}× the time of plain loopback")?;
+        }
+        if let Some(ratio) = beside_flood {
+            writeln!(
+                out,
+                "{backend}: the slowest connections (p99) take {ratio:.2}× as long while another sandbox floods its gateway"
+            )?;
         }
         Ok(())
     }
