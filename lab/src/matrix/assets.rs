@@ -57,6 +57,7 @@ pub fn build(asset: Asset, context: &RunContext, log: &Log) -> Result<(), LabErr
         Asset::Gondolin => gondolin(context, log),
         Asset::Lab => lab(log),
         Asset::Microvm => microvm(context, log),
+        Asset::Clients => clients(context, log),
     }
 }
 
@@ -110,6 +111,22 @@ fn lab(log: &Log) -> Result<(), LabError> {
         execute(Command::new(&program).arg("lab").args(options).args(["--", "true"]), log)?;
     }
     Ok(())
+}
+
+/// Installs agent CLIs and uv below `target/clients`, with the clients of their registries. Their scripts are not executed.
+fn clients(context: &RunContext, log: &Log) -> Result<(), LabError> {
+    let folder = context.target("clients");
+    if folder.exists() {
+        return Ok(());
+    }
+    let new = context.target("clients.new");
+    fs::create_dir_all(&new).on("mkdir", &new)?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(&new);
+    execute(npm.args(["@openai/codex@0.171.0", "opencode-ai@1.18.33"]), log)?;
+    let mut pip = Command::new("/usr/bin/python3");
+    execute(pip.args(["-m", "pip", "install", "--quiet", "--target"]).arg(new.join("uv")).arg("uv"), log)?;
+    fs::rename(&new, &folder).on("rename to", &folder)
 }
 
 /// Builds the template of microVMs from the small Debian and from a kernel that is downloaded but not installed.

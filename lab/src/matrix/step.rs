@@ -6,6 +6,9 @@ use std::fmt;
 /// Number of consecutive merges in which every row runs at least once.
 pub const TURNS: u32 = 5;
 
+/// Suites that run only in rows that name them: those of the lab, and those that need programs from package registries.
+const ONLY_BY_NAME: [&str; 5] = ["microvm", "microvm_leaks", "agentd_kernel", "egress_clients", "egress_registries"];
+
 /// A row: suites × user × kernel × backends.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
@@ -99,13 +102,15 @@ pub enum Asset {
     Microvm,
     /// Gondolin and its guest.
     Gondolin,
+    /// Programs from package registries: agent CLIs and uv.
+    Clients,
 }
 
 impl Asset {
     /// Returns all assets from which this one is built.
     pub fn needs(self) -> &'static [Self] {
         match self {
-            Self::Programs | Self::Lab | Self::Debian => &[],
+            Self::Programs | Self::Lab | Self::Debian | Self::Clients => &[],
             Self::Gondolin => &[Self::Programs],
             Self::Microvm => &[Self::Programs, Self::Debian],
         }
@@ -138,7 +143,7 @@ impl Suites {
     pub fn include(self, name: &str) -> bool {
         match self {
             Self::Only(names) => names.contains(&name),
-            Self::Except(names) => !names.contains(&name) && !["microvm", "microvm_leaks", "agentd_kernel"].contains(&name),
+            Self::Except(names) => !names.contains(&name) && !ONLY_BY_NAME.contains(&name),
         }
     }
 }

@@ -150,6 +150,28 @@ pub const ROWS: &[Row] = &[
               agent's side of the gateway in `root`, without a machine",
     },
     Row {
+        name: "egress-clients",
+        place: Place::Host(User::Root),
+        suites: Suites::Only(&["egress_clients"]),
+        backends: "linux-native container",
+        needs: &[Asset::Programs, Asset::Clients],
+        turn: Turn::Rotates(2),
+        minutes: 3,
+        why: "clients of package registries, HTTP libraries and agent CLIs that know nothing of a gateway, against servers of the \
+              test; every run covers curl, git and Python in `root`",
+    },
+    Row {
+        name: "egress-registries",
+        place: Place::Host(User::Root),
+        suites: Suites::Only(&["egress_registries"]),
+        backends: "linux-native container",
+        needs: &[Asset::Programs],
+        turn: Turn::Rotates(2),
+        minutes: 2,
+        why: "real installations from the registries of this machine's configuration; `egress-clients` covers the same clients with \
+              registries of the test",
+    },
+    Row {
         name: "gondolin-user",
         place: Place::Host(User::Ordinary),
         suites: Suites::Only(&["gondolin", "attack"]),

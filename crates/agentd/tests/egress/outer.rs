@@ -184,8 +184,14 @@ pub fn http(mut client: impl io::Read + io::Write, kind: &'static str) {
 
 /// Sends a response with these lines in its head.
 pub fn respond(mut client: impl io::Write, status: &str, lines: &str, body: &[u8]) {
-    let _ = write!(client, "HTTP/1.1 {status}\r\nConnection: close\r\n{lines}Content-Length: {}\r\n\r\n", body.len());
+    respond_with_length(&mut client, status, lines, body.len());
     let _ = client.write_all(body);
+    let _ = client.flush();
+}
+
+/// Sends the head of a response whose body has this length.
+pub fn respond_with_length(mut client: impl io::Write, status: &str, lines: &str, length: usize) {
+    let _ = write!(client, "HTTP/1.1 {status}\r\nConnection: close\r\n{lines}Content-Length: {length}\r\n\r\n");
     let _ = client.flush();
 }
 

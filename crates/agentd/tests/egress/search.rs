@@ -27,12 +27,13 @@ pub fn descendants(root: u32) -> Vec<u32> {
     found.split_off(1)
 }
 
-/// Returns true if the memory of a process contains the text. `None`: this user may not read that memory.
+/// Returns true if the memory of a process contains the text. Read-only mappings of files have the content of the files, and are
+/// not searched. `None`: this user may not read that memory.
 pub fn in_memory(pid: u32, text: &str) -> Option<bool> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
     let mut memory = File::open(format!("/proc/{pid}/mem")).ok()?;
     let mut piece = vec![0; PIECE];
-    for line in maps.lines().filter(|line| line.contains(" r")) {
+    for line in maps.lines().filter(|line| line.contains(" rw") || (line.contains(" r") && !line.contains('/'))) {
         let (from, to) = line.split(' ').next()?.split_once('-')?;
         let (mut at, to) = (u64::from_str_radix(from, 16).unwrap(), u64::from_str_radix(to, 16).unwrap());
         let mut kept = 0;
