@@ -50,9 +50,9 @@ impl Client {
         self.started(Request::Exec { name: name.clone(), command: Box::new(command), detach: false, proven }).await
     }
 
-    /// Starts an interpreter in a sandbox: a command that outlives its clients. Its standard input is a socket, through which both
-    /// sides send. The caller ends the use with [`Started::release`]. If the value is dropped before, the interpreter is killed.
-    /// `proven` as for [`Client::create`].
+    /// Starts an interpreter in a sandbox: a command that outlives its clients. Its standard input is a socket, through which
+    /// both sides send. The caller ends the use with [`Started::release`]. If the value is dropped before, the interpreter is
+    /// killed. `proven` as for [`Client::create`].
     ///
     /// # Errors
     /// As for [`Client::exec`]. An error if an interpreter runs in the sandbox.

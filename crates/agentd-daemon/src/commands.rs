@@ -140,8 +140,8 @@ pub(crate) async fn compare_after(watched: &SharedWatch, interrupt: &Interrupt, 
     }
 }
 
-/// Sends the streams of a command to its client. Unless the command is an interpreter, the caller closes its copies afterwards. If
-/// a copy stayed open, the command would wait for a reader, or the reader for the end of the stream.
+/// Sends the streams of a command to its client. Unless the command is an interpreter, the caller closes its copies afterwards.
+/// If a copy stayed open, the command would wait for a reader, or the reader for the end of the stream.
 pub(crate) fn send_streams(
     client: &Connection,
     streams: &ExecStreams,

@@ -155,8 +155,8 @@ pub(crate) enum Reply {
     /// A command was started. The descriptors belong to `streams`, in this order. `report` has the changes of protected paths
     /// since the last report.
     Started { streams: Vec<Stream>, controls: Vec<ControlReport>, report: Report },
-    /// The sandbox was removed, its grants were replaced, or its interpreter was released. Carries the changes of its protected paths that no client has
-    /// received.
+    /// The sandbox was removed, its grants were replaced, or its interpreter was released. Carries the changes of its protected
+    /// paths that no client has received.
     Compared(Report),
     /// The command has ended. Carries its outcome, and changes of protected paths.
     Ended(Box<Outcome>, Report),

@@ -194,7 +194,8 @@ proptest! {
 
 #[test]
 fn session_may_have_at_most_what_a_later_decision_permits() {
-    let permitted = terms(decide(TEAM, None, |_| {}));
+    let mut permitted = terms(decide(TEAM, None, |_| {}));
+    permitted.effective.limits = Limits { memory: Some(Bytes(256 << 20)), ..Limits::default() };
     let within = SandboxSpec {
         profile: Profile::Strict,
         limits: Limits { memory: Some(Bytes(256 << 20)), ..Limits::default() },

@@ -5,8 +5,10 @@
 // code of a cell prints can look like a frame.
 "use strict";
 
+const { writeSync } = require("node:fs");
 const { createRequire } = require("node:module");
 const { Socket } = require("node:net");
+const { Writable } = require("node:stream");
 const { inspect } = require("node:util");
 const vm = require("node:vm");
 
@@ -21,6 +23,27 @@ let cell = 0;
 let number = 0;
 let executing = false;
 let interrupted = null;
+
+// Writes at once. The streams of Node keep in memory what a pipe does not accept until the code returns to the event loop.
+class Output extends Writable {
+  constructor(fd) {
+    super({ decodeStrings: true });
+    this.fd = fd;
+  }
+
+  _write(piece, _encoding, done) {
+    for (let rest = piece; rest.length > 0; ) {
+      try {
+        rest = rest.subarray(writeSync(this.fd, rest));
+      } catch (error) {
+        if (error.code !== "EAGAIN") return done(error);
+        // A child process has made the pipe non-blocking.
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
+      }
+    }
+    done();
+  }
+}
 
 class Interrupted extends Error {
   constructor() {
@@ -160,6 +183,9 @@ async function next() {
   next();
 }
 
+for (const [name, fd] of [["stdout", 1], ["stderr", 2]]) {
+  Object.defineProperty(process, name, { value: new Output(fd), configurable: true, enumerable: true });
+}
 process.on("SIGINT", () => interrupted?.());
 process.on("uncaughtException", (error) => process.stderr.write(`Uncaught ${inspect(error)}\n`));
 process.on("unhandledRejection", (error) => process.stderr.write(`Unhandled rejection: ${inspect(error)}\n`));

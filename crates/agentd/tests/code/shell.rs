@@ -4,7 +4,7 @@ use crate::place::{User, object};
 use serde_json::json;
 use std::{
     io::{Read as _, Write as _},
-    process::{Command, Output, Stdio},
+    process::{Command, Stdio},
 };
 
 fn shell(user: &User, parameters: &serde_json::Value, options: &[&str]) -> Command {
@@ -81,27 +81,39 @@ fn terminal_has_the_requested_size_and_one_stream() {
     );
 }
 
-/// Runs a script on a terminal of 17 rows and 61 columns, with this input.
-fn on_terminal(user: &User, script: &str, input: &str) -> Output {
+/// Runs a script on a terminal of 17 rows and 61 columns. Types `input` when the script has printed `prompt`. Returns its output.
+fn on_terminal(user: &User, script: &str, prompt: &str, input: &str) -> String {
     let program = std::env::var("AGENTD_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agentd").to_owned());
     let line = format!("stty rows 17 cols 61; {}", script.replace("agentd", &program));
     let mut command = Command::new("script");
     command.args(["-qec", &line, "/dev/null"]).current_dir(user.path("work")).env("AGENTD_DATA_DIR", user.path("data"));
-    let mut running = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    running.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    running.wait_with_output().unwrap()
+    let mut running = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = running.stdout.take().unwrap();
+    let mut text = String::new();
+    let mut byte = [0];
+    while !text.contains(prompt) {
+        assert_eq!(output.read(&mut byte).unwrap(), 1, "{text}");
+        text.push(char::from(byte[0]));
+    }
+    // The terminal's input ends with the script.
+    let mut stdin = running.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    output.read_to_string(&mut text).unwrap();
+    drop(stdin);
+    running.wait().unwrap();
+    text
 }
 
 #[test]
 fn terminal_of_the_caller_is_raw_and_passes_its_size_on() {
     let user = User::new();
-    // The command resizes the caller's terminal, whose name it gets, and waits until its own terminal has that size.
+    // The command waits until its own terminal has the size that the caller's terminal gets meanwhile.
     let command = "stty size; head -c 1 >/dev/null; echo char; touch begun; until [ \"$(stty size)\" = '23 45' ]; do sleep 0.05; done; echo resized";
     std::fs::write(user.path("work/p"), json!({ "command": command, "pty": {}, "stdin_stream": true }).to_string()).unwrap();
-    let script = "(until [ -e begun ]; do sleep 0.05; done; stty rows 23 cols 45 </dev/tty) & agentd call shell.exec.v1 --params @p; stty -a | grep -o ' icanon'";
+    let script = "(until [ -e begun ]; do sleep 0.05; done; stty rows 23 cols 45 </dev/tty) & \
+                  agentd call shell.exec.v1 --params @p; stty -a | grep -o ' icanon'";
     // Without raw mode, the command would not receive a character before the end of the line.
-    let output = on_terminal(&user, script, "x");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("char") && text.contains("resized"), "{output:?}");
-    assert!(text.contains(" icanon"), "the mode is restored: {output:?}");
+    let text = on_terminal(&user, script, "17 61", "x");
+    assert!(text.contains("char") && text.contains("resized"), "{text}");
+    assert!(text.contains(" icanon"), "the mode is restored: {text}");
 }

@@ -14,6 +14,9 @@ fn obligations_of_the_policies_hold_in_the_session() {
     assert!(code == 1 && ["PermissionError", "OSError"].contains(&name), "{object:#}");
     assert_eq!(object["result"]["stdout"]["text"], "64\n");
     assert_eq!((&object["sandbox"]["profile"], &object["sandbox"]["backend"]), (&json!("strict"), &json!("container")));
+    for language in ["node", "bash"] {
+        assert_eq!(user.cell(language, "a", "")["session"]["new"], true, "the profile suffices for {language}");
+    }
     let (code, object) = user.python_with("a", "1", &["--timeout", "21s"]);
     assert_eq!((code, &object["reason"]), (77, &json!("exceeds-policy")));
 }

@@ -58,7 +58,8 @@ impl CellStreams {
         })
     }
 
-    /// Waits for the next event: output only if `output` is true, and that the request can be continued only if `request` is true.
+    /// Waits for the next event: output only if `output` is true, and that the request can be continued only if `request` is
+    /// true.
     pub async fn next(&mut self, output: bool, request: bool) -> StreamEvent {
         let ([stdout, stderr], [out, err]) = (&mut self.outputs, &mut self.buffers);
         // The branches have no order: unending output must not delay the end of the cell.
@@ -94,8 +95,8 @@ impl CellStreams {
         rustix::io::read(&self.control, self.received.as_mut_slice()).unwrap_or(0)
     }
 
-    /// Returns the output that has already arrived in a stream. What a process that outlives the cell writes afterwards belongs to
-    /// the next cell.
+    /// Returns the output that has already arrived in a stream. What a process that outlives the cell writes afterwards belongs
+    /// to the next cell.
     pub fn arrived(&mut self, stream: usize) -> Vec<u8> {
         let Some(output) = &self.outputs[stream] else { return Vec::new() };
         // The call fails for no pipe.
