@@ -60,13 +60,21 @@ fn command_is_ended_at_the_deadline_with_its_children() {
     let root = OwnedFd::from(fs::File::open(directory.path()).unwrap());
     let path = format!("{}:/usr/bin:/bin", directory.path().display());
     let environment = [("PATH".into(), path.into())];
-    let deadline = Deadline::within(limits::CLONE_MS, Some(2000));
-    let git = GitProcesses { directory: &root, environment: &environment, deadline };
-    assert_eq!(git.run(&["clone"]).unwrap_err().code, ErrorCode::Limit);
-    let child = fs::read_to_string(directory.path().join("child")).unwrap();
-    // A process that has ended and that nobody has waited for is a zombie.
-    let state = fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
-    assert!(state.is_empty() || state.contains(") Z "), "{state}");
+    let pid = directory.path().join("child");
+    let mut milliseconds = 500;
+    // On a slow host, the deadline may pass before the program has started its child.
+    while !pid.exists() {
+        milliseconds *= 2;
+        let deadline = Deadline::within(limits::CLONE_MS, Some(milliseconds));
+        let git = GitProcesses { directory: &root, environment: &environment, deadline };
+        assert_eq!(git.run(&["clone"]).unwrap_err().code, ErrorCode::Limit);
+    }
+    let child = fs::read_to_string(pid).unwrap();
+    // The signal was sent; the kernel ends the process soon after. One that nobody has waited for is a zombie.
+    let state = || fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
+    while !state().is_empty() && !state().contains(") Z ") {
+        std::thread::yield_now();
+    }
 }
 
 #[test]

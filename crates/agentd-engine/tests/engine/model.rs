@@ -1,5 +1,5 @@
-//! The engine against a model, under random interleavings of duplicates, crashes and retries with quotas: every intent has exactly
-//! one execution and one outcome, and places are neither lost nor exceeded.
+//! The engine against a model, under random interleavings of duplicates, crashes and retries with quotas: every intent has
+//! exactly one execution and one outcome, and places are neither lost nor exceeded.
 
 use crate::place::{ALL, Place, finished, intent};
 use agentd_engine::{Engine, Execution, Intent, Submitted};

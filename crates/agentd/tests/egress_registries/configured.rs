@@ -45,8 +45,8 @@ fn parts(url: &str) -> Option<(&str, String, u16)> {
     }
 }
 
-/// Returns the network grants for the hosts of URLs. A host whose address is special, such as one in this machine's network, needs
-/// a network grant of the address too.
+/// Returns the network grants for the hosts of URLs. A host whose address is special, such as one in this machine's network,
+/// needs a network grant of the address too.
 fn grants<'a>(urls: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let (mut all, special) = (BTreeSet::new(), NetGrants::default());
     for (scheme, host, port) in urls.into_iter().filter_map(parts) {
@@ -93,8 +93,8 @@ pub fn npm() -> Option<Registry> {
     Some(Registry { url, grants })
 }
 
-/// The sparse registry that replaces crates.io in cargo's configuration, or the one that cargo itself has. Cargo prints its URL in
-/// the identifier of a package.
+/// The sparse registry that replaces crates.io in cargo's configuration, or the one that cargo itself has. Cargo prints its URL
+/// in the identifier of a package.
 pub fn cargo() -> Option<Registry> {
     let folder = std::env::var_os("CARGO_HOME")
         .map_or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")), |folder| Some(folder.into()))?;

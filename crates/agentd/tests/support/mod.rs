@@ -69,7 +69,8 @@ pub fn backend(name: &str) -> Arc<dyn IsolationBackend> {
     }
 }
 
-/// Creates the backend for the Gondolin that `./test` installs. A start may take several minutes, so that a slow host fails no test.
+/// Creates the backend for the Gondolin that `./test` installs. A start may take several minutes, so that a slow host fails no
+/// test.
 pub fn gondolin() -> Arc<GondolinBackend> {
     let mut config = GondolinConfig::in_data_dir(&data());
     config.start_limit = Duration::from_secs(240);
