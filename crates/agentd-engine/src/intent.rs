@@ -24,8 +24,8 @@ pub struct Intent {
     pub parameters: Map<String, Value>,
     /// The confinement that the caller requests. It may only be stricter than what capability and policies permit.
     pub confinement: RequestedConfinement,
-    /// The destinations of the secrets that the caller gives, as in [`agentd_core::NetworkSecret::target`]. The values are no part
-    /// of an intent.
+    /// The destinations of the secrets that the caller gives, as in [`agentd_core::NetworkSecret::target`]. The values are no
+    /// part of an intent.
     pub secrets: Vec<String>,
     /// The directory that the sandbox shows, if the capability has a workspace.
     pub workspace: Option<RequestedWorkspace>,
