@@ -1,8 +1,8 @@
 //! The hosts that an operation reaches by its parameters, and the network of its sandbox.
 //!
-//! Without a request of the caller, the sandbox reaches the host that the URL names and no other. A caller who names grants
-//! names all of them: also the hosts to which redirects and submodules lead. Each host is a resource, so the policies decide
-//! about each.
+//! Without a request of the caller, the sandbox reaches the host that the URL names and no other. A caller who names grants names
+//! all of them: also the hosts to which redirects and submodules lead. Each host is a resource, so the policies decide about
+//! each.
 
 use agentd_core::Network;
 use agentd_egress::{

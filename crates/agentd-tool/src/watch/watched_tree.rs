@@ -53,7 +53,7 @@ pub(super) struct WatchedTree<'i> {
 }
 
 /// Receives the path of each file in a directory, and whether it is a directory.
-type ReportFound<'f> = dyn FnMut(&[u8], bool) + 'f;
+type FoundFile<'f> = dyn FnMut(&[u8], bool) + 'f;
 
 impl<'i> WatchedTree<'i> {
     /// Watches `root`, and what is below if `recursive` is true. Also returns the watch of the root.
@@ -87,7 +87,7 @@ impl<'i> WatchedTree<'i> {
 
     /// Watches a directory that appeared, and what is below. `found` gets the files that it already contains: the kernel reports
     /// only those that are created after the watch.
-    pub(super) fn appeared(&mut self, path: &[u8], found: &mut ReportFound<'_>) {
+    pub(super) fn appeared(&mut self, path: &[u8], found: &mut FoundFile<'_>) {
         if !self.recursive {
             return;
         }
@@ -119,7 +119,7 @@ impl<'i> WatchedTree<'i> {
         }
     }
 
-    fn below(&mut self, directory: OwnedFd, path: &[u8], found: &mut ReportFound<'_>) {
+    fn below(&mut self, directory: OwnedFd, path: &[u8], found: &mut FoundFile<'_>) {
         // A directory is opened when its turn comes, so that their number does not need as many descriptors.
         let mut pending = self.children(&directory, path, found);
         drop(directory);
@@ -138,7 +138,7 @@ impl<'i> WatchedTree<'i> {
     }
 
     /// Returns the directories in a directory.
-    fn children(&mut self, directory: &OwnedFd, path: &[u8], found: &mut ReportFound<'_>) -> Vec<Vec<u8>> {
+    fn children(&mut self, directory: &OwnedFd, path: &[u8], found: &mut FoundFile<'_>) -> Vec<Vec<u8>> {
         let mut children = Vec::new();
         let Ok(entries) = Dir::read_from(directory) else { return children };
         for entry in entries.map_while(Result::ok) {

@@ -6,6 +6,10 @@ use crate::{
     place::EgressDir,
 };
 use serde_json::{Value, json};
+use std::{
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 pub const TESTS: &[EgressTest] = &[
     ("fetch_reaches_the_host_of_its_url_and_no_other", own_host),
@@ -14,12 +18,30 @@ pub const TESTS: &[EgressTest] = &[
     ("address_of_another_kind_behind_a_url_is_not_reached", addresses),
     ("endless_responses_end_at_their_limits", endless),
     ("secret_of_a_fetch_stays_with_the_gateway", secret),
-    ("policies_decide_about_the_host_of_a_url", policies),
+    ("as_root::secret_of_a_fetch_is_a_part_of_its_intent", secret_of_intent),
+    ("as_root::policies_decide_about_the_host_of_a_url", policies),
 ];
 
-/// Calls a capability. Returns the exit code, the object and the messages.
+/// The number of calls, each of which has a data folder of its own.
+static CALLS: AtomicU32 = AtomicU32::new(0);
+
+/// Calls a capability without any earlier records. Returns the exit code, the object and the messages.
+///
+/// In the user namespace of an ordinary user's tests, no directory belongs to root. A data folder that exists already is then not
+/// trusted.
 pub fn call(place: &EgressDir, backend: &str, capability: &str, parameters: &Value, options: &[&str]) -> (i32, Value, String) {
-    let output = place.call(backend, capability, parameters, options).env("REAL_KEY", VALUE).output().unwrap();
+    let data = place.outside(&format!("data-{}", CALLS.fetch_add(1, Ordering::Relaxed)));
+    let mut command = place.call(backend, capability, parameters, options);
+    ended(command.env("AGENTD_DATA_DIR", data))
+}
+
+/// Calls `http.fetch.v1` with the records and the policies of the place.
+fn fetch_again(place: &EgressDir, backend: &str, parameters: &Value, options: &[&str]) -> (i32, Value, String) {
+    ended(&mut place.call(backend, "http.fetch.v1", parameters, options))
+}
+
+fn ended(command: &mut Command) -> (i32, Value, String) {
+    let output = command.env("REAL_KEY", VALUE).output().unwrap();
     let messages = String::from_utf8_lossy(&output.stderr).into_owned();
     let object = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     (output.status.code().unwrap(), object, messages)
@@ -143,9 +165,9 @@ fn secret(backend: &str) {
     assert_eq!((code, &object["result"]["status"]), (0, &json!(200)), "{object:#}\n{messages}");
     assert!(heads("tls")[0].contains(&format!("Bearer {VALUE}")), "{:?}", heads("tls"));
     assert!(!object.to_string().contains(VALUE) && !messages.contains(VALUE), "{object:#}");
-    let data = std::process::Command::new("grep").args(["-rl", VALUE]).arg(place.outside("")).output().unwrap();
+    let data = Command::new("grep").args(["-rl", VALUE]).arg(place.outside("")).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&data.stdout), "", "the value is stored");
-    // The secret belongs to its host only, and to the intent.
+    // The secret belongs to its host only.
     let away = json!({ "url": "https://granted.example/redirect", "headers": headers });
     let net = ["--net", "allow=granted.example,files.granted.example/*:/*"];
     let (code, object, _) = call(&place, backend, "http.fetch.v1", &away, &[&option[..], &net].concat());
@@ -153,9 +175,16 @@ fn secret(backend: &str) {
     assert!(!heads("tls").last().unwrap().to_lowercase().contains("authorization"));
     let (code, object, _) = call(&place, backend, "http.fetch.v1", &url, &[]);
     assert_eq!((code, &object["error"]["code"]), (1, &json!("invalid")), "{object:#}");
+}
+
+fn secret_of_intent(backend: &str) {
+    name("granted.example", &[PUBLIC]);
+    let place = EgressDir::new();
+    let url = json!({ "url": "https://granted.example/reflect", "headers": { "Authorization": { "secret": "API_KEY" } } });
     let key = ["--key", "k"];
-    assert_eq!(call(&place, backend, "http.fetch.v1", &url, &[&option[..], &key].concat()).0, 0);
-    assert_eq!(call(&place, backend, "http.fetch.v1", &url, &key).1["reason"], "key-conflict");
+    let option = ["--secret", "API_KEY@granted.example=env:REAL_KEY"];
+    assert_eq!(fetch_again(&place, backend, &url, &[&option[..], &key].concat()).0, 0);
+    assert_eq!(fetch_again(&place, backend, &url, &key).1["reason"], "key-conflict");
 }
 
 fn policies(backend: &str) {
@@ -173,7 +202,7 @@ fn policies(backend: &str) {
         std::fs::set_permissions(place.outside(path), std::fs::Permissions::from_mode(0o700)).unwrap();
     }
     let fetched = |url: &str, options: &[&str]| {
-        let (code, object, _) = call(&place, backend, "http.fetch.v1", &json!({ "url": url }), options);
+        let (code, object, _) = fetch_again(&place, backend, &json!({ "url": url }), options);
         (code, object["reason"].clone())
     };
     assert_eq!(fetched("http://granted.example/", &[]), (0, json!("exited")));
