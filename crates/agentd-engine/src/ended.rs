@@ -72,8 +72,8 @@ impl EndedIntent {
         Self::new(recorded, decision_object(decision), members, receipt)
     }
 
-    /// Returns the intent as the store keeps it. A result that is too long is replaced by its digest. Nobody can ask again for the
-    /// result of an intent without a key, so the store does not contain that result.
+    /// Returns the intent as the store keeps it. A result that is too long is replaced by its digest. Nobody can ask again for
+    /// the result of an intent without a key, so the store does not contain that result.
     ///
     /// # Errors
     /// None: the object has a JSON form.

@@ -11,8 +11,8 @@ const MAX_LABEL: usize = 64;
 /// The label of everything that has no label of its own.
 pub(crate) const OTHER: &str = "other";
 
-/// Returns a word as a label. A text that is not one of agentd's words becomes `other`, so that no text of a caller or of a sandbox
-/// becomes a label.
+/// Returns a word as a label. A text that is not one of agentd's words becomes `other`, so that no text of a caller or of a
+/// sandbox becomes a label.
 pub(crate) fn label(word: &str) -> &str {
     let is_known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
     if word.len() <= MAX_LABEL && word.bytes().all(is_known) { word } else { OTHER }

@@ -1,7 +1,7 @@
 //! Metrics and traces of agentd.
 //!
-//! The other crates only emit the spans and events of [`agentd_log::measure`]. A program that wants metrics or traces installs the
-//! [`measured_layer`], which turns them into
+//! The other crates only emit the spans and events of [`agentd_log::measure`]. A program that wants metrics or traces installs
+//! the [`measured_layer`], which turns them into
 //!
 //! - [`Metrics`]: counters and histograms in the text format of Prometheus;
 //! - ended spans in a bounded [`SpanQueue`], which a [`SpanExporter`] sends to a collector by OTLP/HTTP.

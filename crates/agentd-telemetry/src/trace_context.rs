@@ -57,8 +57,8 @@ impl TraceContext {
     }
 }
 
-/// Returns a number that no other span has. Ids are unique, not secret: each state has its own keys, which are random at the start
-/// of the thread.
+/// Returns a number that no other span has. Ids are unique, not secret: each state has its own keys, which are random at the
+/// start of the thread.
 fn unique() -> u64 {
     RandomState::new().hash_one(0u8).max(1)
 }

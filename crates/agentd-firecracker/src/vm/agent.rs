@@ -14,7 +14,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// The time limit for a guest's agent to listen. A boot under emulation takes seconds, and more than a minute on a very slow host.
+/// The time limit for a guest's agent to listen. A boot under emulation takes seconds, and more than a minute on a very slow
+/// host.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 /// The time after which a machine without any device access counts as failed. A booting kernel accesses devices within a fraction
 /// of this.

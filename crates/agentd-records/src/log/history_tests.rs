@@ -1,4 +1,5 @@
-//! Histories that somebody with the signing key has rewritten. The log itself verifies; only a kept checkpoint reveals the change.
+//! Histories that somebody with the signing key has rewritten. The log itself verifies. Only a kept checkpoint reveals
+//! the change.
 
 use super::{
     Alteration, LogReader, VerifyError,
