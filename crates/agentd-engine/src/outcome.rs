@@ -42,7 +42,8 @@ impl ExecutionResult {
             (Ran::Command(ran, digests), _) => command(ran.as_ref(), *digests, capability),
             (Ran::Tool(ran), Operation::Tool(call)) => {
                 let usage = match ran {
-                    Ok(CallOutput { usage, .. }) | Err(CallError::Tool(_, usage)) => Some(*usage),
+                    Ok(output) => Some(output.usage),
+                    Err(CallError::Tool(_, usage)) => Some(**usage),
                     Err(_) => None,
                 };
                 let result = match ran {

@@ -35,7 +35,7 @@ pub struct CallOutput {
 pub enum CallError {
     /// The operation failed, after its process had used these resources. Paths and texts in the error come from the sandbox.
     #[error("{0}")]
-    Tool(#[source] ToolError, Usage),
+    Tool(#[source] ToolError, Box<Usage>),
     /// The request cannot be encoded.
     #[error("encode the request: {0}")]
     Request(#[source] WireError),
@@ -84,7 +84,7 @@ fn decode(outcome: &Outcome) -> Result<CallOutput, CallError> {
     }
     match wire::decode_reply(&outcome.stdout.head).map_err(CallError::Response)? {
         (ToolReply::Done(response), content) => Ok(CallOutput { response, content, usage: outcome.usage }),
-        (ToolReply::Failed(error), _) => Err(CallError::Tool(error, outcome.usage)),
+        (ToolReply::Failed(error), _) => Err(CallError::Tool(error, Box::new(outcome.usage))),
     }
 }
 
