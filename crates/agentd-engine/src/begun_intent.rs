@@ -1,5 +1,5 @@
-//! An intent that has begun in the store and not ended. If it is dropped, it holds no place any longer, and the next recovery ends
-//! it as `interrupted`.
+//! An intent that has begun in the store and not ended. If it is dropped, it holds no place any longer, and the next recovery
+//! ends it as `interrupted`.
 
 use crate::error::EngineError;
 use agentd_state::{EndIntent, Ending, IntentId, StateStore};

@@ -1,5 +1,5 @@
-//! Intents that wait for a place, because a limit of concurrency is reached. The queue is in the database, so all processes of the
-//! store wait in the same order (`turn`).
+//! Intents that wait for a place, because a limit of concurrency is reached. The queue is in the database, so all processes of
+//! the store wait in the same order (`turn`).
 
 use crate::{
     account,

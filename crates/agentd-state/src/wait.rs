@@ -1,4 +1,5 @@
-//! Waits for the end of an intent, for a place, or for the decision about an approval. Other processes are noticed by reading the store again.
+//! Waits for the end of an intent, for a place, or for the decision about an approval. Other processes are noticed by reading the
+//! store again.
 
 use crate::{
     approvals::{Approval, ApprovalState},
