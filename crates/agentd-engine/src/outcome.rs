@@ -61,7 +61,8 @@ impl ExecutionResult {
             (Ran::Cell(cell), _) => cell_result(cell),
             (Ran::Tool(ran), Operation::Tool(call)) => {
                 let usage = match ran {
-                    Ok(CallOutput { usage, .. }) | Err(CallError::Tool(_, usage)) => Some(*usage),
+                    Ok(output) => Some(output.usage),
+                    Err(CallError::Tool(_, usage)) => Some(**usage),
                     Err(_) => None,
                 };
                 let result = match ran {
