@@ -107,12 +107,13 @@ fn on_terminal(user: &User, script: &str, prompt: &str, input: &str) -> String {
 #[test]
 fn terminal_of_the_caller_is_raw_and_passes_its_size_on() {
     let user = User::new();
-    // The command waits until its own terminal has the size that the caller's terminal gets meanwhile.
-    let command = "stty size; head -c 1 >/dev/null; echo char; touch begun; until [ \"$(stty size)\" = '23 45' ]; do sleep 0.05; done; echo resized";
+    // The command reads a character without a line feed from its own terminal. It then waits until that terminal has the size that
+    // the caller's terminal gets meanwhile.
+    let command = "stty -icanon; stty size; head -c 1 >/dev/null; echo char; touch begun; until [ \"$(stty size)\" = '23 45' ]; do sleep 0.05; done; echo resized";
     std::fs::write(user.path("work/p"), json!({ "command": command, "pty": {}, "stdin_stream": true }).to_string()).unwrap();
     let script = "(until [ -e begun ]; do sleep 0.05; done; stty rows 23 cols 45 </dev/tty) & \
                   agentd call shell.exec.v1 --params @p; stty -a | grep -o ' icanon'";
-    // Without raw mode, the command would not receive a character before the end of the line.
+    // Without raw mode of the caller's terminal, the command would not receive the character before the end of the line.
     let text = on_terminal(&user, script, "17 61", "x");
     assert!(text.contains("char") && text.contains("resized"), "{text}");
     assert!(text.contains(" icanon"), "the mode is restored: {text}");
