@@ -34,6 +34,11 @@ fn fetched(url: &str) -> Option<String> {
     printed(&["curl", "-sSfL", "--max-time", "20", url])
 }
 
+/// Returns true if this machine reaches a URL.
+fn is_reached(url: &str) -> bool {
+    printed(&["curl", "-sSfL", "--max-time", "20", "-o", "/dev/null", "-w", "reached", url]).is_some()
+}
+
 /// Returns the scheme, host and port of a URL.
 fn parts(url: &str) -> Option<(&str, String, u16)> {
     let (scheme, rest) = url.split_once("://")?;
@@ -124,7 +129,7 @@ pub fn apt() -> Option<Registry> {
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
         let sources = lines.join("\n");
         let sites: BTreeSet<&str> = urls(&sources).into_iter().collect();
-        let reached = !sites.is_empty() && sites.iter().all(|site| fetched(&format!("{site}/")).is_some());
+        let reached = !sites.is_empty() && sites.iter().all(|site| is_reached(&format!("{site}/")));
         reached.then(|| Registry { url: file.display().to_string(), grants: grants(sites) })
     })
 }
