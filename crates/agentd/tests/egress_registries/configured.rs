@@ -50,8 +50,8 @@ fn parts(url: &str) -> Option<(&str, String, u16)> {
     }
 }
 
-/// Returns the network grants for the hosts of URLs. A host whose address is special, such as one in this machine's network, needs
-/// a network grant of the address too.
+/// Returns the network grants for the hosts of URLs. A host whose address is special, such as one in this machine's network,
+/// needs a network grant of the address too.
 fn grants<'a>(urls: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let (mut all, special) = (BTreeSet::new(), NetGrants::default());
     for (scheme, host, port) in urls.into_iter().filter_map(parts) {
@@ -98,8 +98,7 @@ pub fn npm() -> Option<Registry> {
     Some(Registry { url, grants })
 }
 
-/// The sparse registry that replaces crates.io in cargo's configuration, or the one that cargo itself has. Cargo prints its URL in
-/// the identifier of a package.
+/// The sparse registry that replaces crates.io in cargo's configuration. Without one, the registry that the preset of agentd names.
 pub fn cargo() -> Option<Registry> {
     let folder = std::env::var_os("CARGO_HOME")
         .map_or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")), |folder| Some(folder.into()))?;
@@ -108,7 +107,6 @@ pub fn cargo() -> Option<Registry> {
         let line = text.lines().find(|line| line.trim_start().starts_with("registry") && line.contains("sparse+"))?;
         Some(line.split('"').nth(1)?.trim_start_matches("sparse+").to_owned())
     });
-    // Without a configuration, the preset of the product names the registry.
     let url = replaced.or_else(|| {
         let preset = Preset::find("rust").ok()?;
         let index = preset.allow.iter().map(ToString::to_string).find(|grant| grant.starts_with("index."))?;
