@@ -174,21 +174,22 @@ pub(crate) struct Flow<'a> {
 }
 
 impl Flow<'_> {
+    /// Carries the flow. Each way has memory of its own, so that a flow does not take that of the largest way.
     async fn run(&self) -> Result<(), Cut> {
         match (self.access.carried, self.target) {
-            (Carried::Http, Wanted::Name(name)) => self.http(name).await,
+            (Carried::Http, Wanted::Name(name)) => Box::pin(self.http(name)).await,
             (Carried::Tls, Wanted::Name(name)) => {
                 let first = self.hello(name).await?;
                 match &self.gate.inspector {
                     Some(inspector) if inspector.wants(name, self.port, self.access) => {
-                        self.inspected(name, first, inspector).await
+                        Box::pin(self.inspected(name, first, inspector)).await
                     }
                     // `enforceable` refuses such grants. Without this check, they would allow every request.
                     None if !self.access.requests.is_empty() => Err(FlowRefusal::NotGranted.into()),
-                    _ => self.bytes(first).await,
+                    _ => Box::pin(self.bytes(first)).await,
                 }
             }
-            _ => self.bytes(Vec::new()).await,
+            _ => Box::pin(self.bytes(Vec::new())).await,
         }
     }
 

@@ -28,7 +28,7 @@ impl Flow<'_> {
             // A flow connects once, so the fact is not set yet.
             let _ = self.progress.approved_by.set(approved?);
         }
-        let reached = timeout(self.gate.limits.connect, self.reach_in_time()).await;
+        let reached = timeout(self.gate.limits.connect, Box::pin(self.reach_in_time())).await;
         reached.unwrap_or_else(|_| Err(unreachable(&io::ErrorKind::TimedOut.into())))
     }
 

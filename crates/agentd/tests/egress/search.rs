@@ -9,6 +9,10 @@ use std::{
 /// Bytes of memory that are read at once.
 const PIECE: usize = 1 << 20;
 
+/// Bytes of a page, and of its entry in `/proc/PID/pagemap`.
+const PAGE: u64 = 4096;
+const ENTRY: u64 = 8;
+
 /// Returns the processes below `root`: the launcher, the first process of the sandbox, and its commands.
 pub fn descendants(root: u32) -> Vec<u32> {
     let parent_of = |pid: u32| -> Option<u32> {
@@ -32,6 +36,7 @@ pub fn descendants(root: u32) -> Vec<u32> {
 pub fn in_memory(pid: u32, text: &str) -> Option<bool> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
     let mut memory = File::open(format!("/proc/{pid}/mem")).ok()?;
+    let mut pages = File::open(format!("/proc/{pid}/pagemap")).ok()?;
     let mut piece = vec![0; PIECE];
     for line in maps.lines().filter(|line| line.contains(" rw") || (line.contains(" r") && !line.contains('/'))) {
         let (from, to) = line.split(' ').next()?.split_once('-')?;
@@ -39,6 +44,11 @@ pub fn in_memory(pid: u32, text: &str) -> Option<bool> {
         let mut kept = 0;
         while at < to && memory.seek(SeekFrom::Start(at)).is_ok() {
             let most = usize::try_from(to - at).unwrap().min(PIECE - kept);
+            // Runtimes reserve many gigabytes that they do not use.
+            if !is_used(&mut pages, at, most) {
+                (at, kept) = (at + most as u64, 0);
+                continue;
+            }
             // Some mappings of the kernel cannot be read.
             let Ok(read) = memory.read(&mut piece[kept..kept + most]) else { break };
             if read == 0 {
@@ -55,6 +65,20 @@ pub fn in_memory(pid: u32, text: &str) -> Option<bool> {
         }
     }
     Some(false)
+}
+
+/// Returns false if no page of this memory was ever written, or read from a file (`Documentation/admin-guide/mm/pagemap.rst`).
+fn is_used(pages: &mut File, at: u64, length: usize) -> bool {
+    let mut entries = vec![0; usize::try_from((length as u64 / PAGE + 2) * ENTRY).unwrap()];
+    if pages.seek(SeekFrom::Start(at / PAGE * ENTRY)).is_err() {
+        return true;
+    }
+    // The first two bits mean that the page is in memory, or in swap.
+    let is_present = |entry: &[u8]| u64::from_ne_bytes(entry.try_into().unwrap()) >> 62 != 0;
+    match pages.read(&mut entries) {
+        Ok(0) | Err(_) => true,
+        Ok(read) => entries[..read].chunks_exact(8).any(is_present),
+    }
 }
 
 /// Returns the files below a directory that contain the text.

@@ -34,6 +34,11 @@ fn fetched(url: &str) -> Option<String> {
     printed(&["curl", "-sSfL", "--max-time", "20", url])
 }
 
+/// Returns true if this machine reaches a URL.
+fn is_reached(url: &str) -> bool {
+    printed(&["curl", "-sSfL", "--max-time", "20", "-o", "/dev/null", "-w", "reached", url]).is_some()
+}
+
 /// Returns the scheme, host and port of a URL.
 fn parts(url: &str) -> Option<(&str, String, u16)> {
     let (scheme, rest) = url.split_once("://")?;
@@ -93,8 +98,7 @@ pub fn npm() -> Option<Registry> {
     Some(Registry { url, grants })
 }
 
-/// The sparse registry that replaces crates.io in cargo's configuration, or the one that cargo itself has. Cargo prints its URL
-/// in the identifier of a package.
+/// The sparse registry that replaces crates.io in cargo's configuration. Without one, the registry that the preset of agentd names.
 pub fn cargo() -> Option<Registry> {
     let folder = std::env::var_os("CARGO_HOME")
         .map_or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")), |folder| Some(folder.into()))?;
@@ -103,7 +107,6 @@ pub fn cargo() -> Option<Registry> {
         let line = text.lines().find(|line| line.trim_start().starts_with("registry") && line.contains("sparse+"))?;
         Some(line.split('"').nth(1)?.trim_start_matches("sparse+").to_owned())
     });
-    // Without a configuration, the preset of the product names the registry.
     let url = replaced.or_else(|| {
         let preset = Preset::find("rust").ok()?;
         let index = preset.allow.iter().map(ToString::to_string).find(|grant| grant.starts_with("index."))?;
@@ -124,7 +127,7 @@ pub fn apt() -> Option<Registry> {
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
         let sources = lines.join("\n");
         let sites: BTreeSet<&str> = urls(&sources).into_iter().collect();
-        let reached = !sites.is_empty() && sites.iter().all(|site| fetched(&format!("{site}/")).is_some());
+        let reached = !sites.is_empty() && sites.iter().all(|site| is_reached(&format!("{site}/")));
         reached.then(|| Registry { url: file.display().to_string(), grants: grants(sites) })
     })
 }
