@@ -62,7 +62,7 @@ impl ExecutionResult {
             (Ran::Tool(ran), Operation::Tool(call)) => {
                 let usage = match ran {
                     Ok(output) => Some(output.usage),
-                    Err(CallError::Tool(_, usage)) => Some(**usage),
+                    Err(CallError::Tool(_, usage)) => Some(*usage),
                     Err(_) => None,
                 };
                 let result = match ran {
