@@ -107,8 +107,8 @@ fn on_terminal(user: &User, script: &str, prompt: &str, input: &str) -> String {
 #[test]
 fn terminal_of_the_caller_is_raw_and_passes_its_size_on() {
     let user = User::new();
-    // The command reads a character without a line feed from its own terminal. It then waits until that terminal has the size that
-    // the caller's terminal gets meanwhile.
+    // The command reads a character without a line feed from its own terminal. It then waits until that terminal has the size
+    // that the caller's terminal gets meanwhile.
     let command = "stty -icanon; stty size; head -c 1 >/dev/null; echo char; touch begun; until [ \"$(stty size)\" = '23 45' ]; do sleep 0.05; done; echo resized";
     std::fs::write(user.path("work/p"), json!({ "command": command, "pty": {}, "stdin_stream": true }).to_string()).unwrap();
     let script = "(until [ -e begun ]; do sleep 0.05; done; stty rows 23 cols 45 </dev/tty) & \

@@ -98,7 +98,8 @@ pub fn npm() -> Option<Registry> {
     Some(Registry { url, grants })
 }
 
-/// The sparse registry that replaces crates.io in cargo's configuration. Without one, the registry that the preset of agentd names.
+/// The sparse registry that replaces crates.io in cargo's configuration. Without one, the registry that the preset of agentd
+/// names.
 pub fn cargo() -> Option<Registry> {
     let folder = std::env::var_os("CARGO_HOME")
         .map_or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")), |folder| Some(folder.into()))?;
