@@ -79,7 +79,9 @@ fn peak_of(backend: &str, options: &[&str], script: &str) -> usize {
     // The ports of the many connections to this address remain in use for a minute, but not for connections to another.
     outer::name("flooded.granted.example", &["93.184.216.99"]);
     let (place, other) = (EgressDir::new(), EgressDir::new());
-    let mut command = place.trusting(backend, options, &["/usr/bin/python3", "-c", &[TOOLS, script].concat()]);
+    // Until its standard input is closed, the script holds what it has opened.
+    let options = [&["-i"], options].concat();
+    let mut command = place.trusting(backend, &options, &["/usr/bin/python3", "-c", &[TOOLS, script].concat()]);
     // The gateway is in the process of `agentd run`.
     let mut run = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut line = String::new();

@@ -135,7 +135,7 @@ sys.stdin.read()
 os._exit(0)
 "#;
     let argv = ["/usr/bin/python3", "-c", &[TOOLS, script].concat()];
-    let mut run = place.command(backend, &["--net", "approve=*.granted.example:2222"], &argv);
+    let mut run = place.command(backend, &["-i", "--net", "approve=*.granted.example:2222"], &argv);
     let data = place.outside("data");
     if run.get_envs().all(|(name, _)| name != "AGENTD_DATA_DIR") {
         run.env("AGENTD_DATA_DIR", &data);

@@ -8,9 +8,10 @@ use crate::{
 };
 use std::{fs, os::unix::fs::PermissionsExt as _, process::Output};
 
+/// The namespace of an ordinary user's tests has no root, whom agentd would trust with the directories above the policies.
 pub const TESTS: &[EgressTest] = &[
-    ("intent_reaches_the_hosts_of_its_policies_and_no_others", hosts),
-    ("secret_of_an_intent_reaches_its_host_if_the_policies_permit_it", secret),
+    ("as_root::intent_reaches_the_hosts_of_its_policies_and_no_others", hosts),
+    ("as_root::secret_of_an_intent_reaches_its_host_if_the_policies_permit_it", secret),
 ];
 
 const VALUE: &str = "real-value-41d7c3a9b0ff2e58";
