@@ -1,8 +1,8 @@
 //! The approvals of destinations: a connection to a host that needs an approval waits here until a user has decided.
 //!
 //! A sandbox has at most one request for each destination at a time, and one decision for each destination. The table is bounded:
-//! a hostile sandbox can neither show a user more than [`APPROVAL_REQUESTS`] requests nor hold more than
-//! [`WAITING_FOR_APPROVAL`] connections here. Without a program that takes the requests, every connection is refused.
+//! a hostile sandbox can neither show a user more than `APPROVAL_REQUESTS` requests nor hold more than
+//! `WAITING_FOR_APPROVAL` connections here. Without a program that takes the requests, every connection is refused.
 
 use crate::limits::{APPROVAL_REQUESTS, PENDING_APPROVALS, WAITING_FOR_APPROVAL};
 use agentd_core::{HostApprovalRequest, HostDecision};
