@@ -146,7 +146,7 @@ fn invalid_arguments_fail_with_remedy() {
         (&["dcotor"], "a similar subcommand exists: 'doctor'"),
         (&["sandbox", "exce", "x"], "a similar subcommand exists: 'exec'"),
         (&["sandbox", "creat"], "a similar subcommand exists: 'create'"),
-        (&["sandbox", "sl"], "Usage: agentd sandbox <COMMAND>"),
+        (&["sandbox", "sl"], "Usage: agentd sandbox [OPTIONS] <COMMAND>"),
         (&["daemon", "stpo"], "a similar subcommand exists: 'stop'"),
         (&["daemon", "lgo"], "a similar subcommand exists: 'log'"),
         (&["run", "--grace", "-1s", "--", "true"], "'-1s' is not a duration"),

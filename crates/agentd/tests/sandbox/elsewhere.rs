@@ -35,7 +35,7 @@ def attempt(kind, answer, own=os.urandom(32)):
     proven = tag == mac(key, b'daemon', own, number)
     if challenge[:1] == bytes([8]):
         sent = answer(own, number, tag)
-        connection.sendall(bytes([32, 0, 0, 0, 0]) + sent + bytes([1, 0, 0, 0, 0, 2]))
+        connection.sendall(bytes([32, 0, 0, 0, 0]) + sent + bytes([1, 0, 0, 0, 0, 3]))
         challenge = receive(connection)
         valid.append(sent)
     print(kind, challenge[:1] == bytes([6]), proven)
