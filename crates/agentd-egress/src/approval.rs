@@ -52,6 +52,9 @@ pub enum ApprovalRefusal {
          start the command again"
     )]
     TooManyRequests,
+    /// The program closed the connection, or its sending side, before a decision.
+    #[error("the program closed the connection before a decision — connect again, and keep the connection open")]
+    Left,
     /// The sandbox ended, or the grant was revoked, before a decision.
     #[error("the sandbox ended, or the network grant was revoked, before a decision — start the command again")]
     Withdrawn,
@@ -130,6 +133,11 @@ impl HostApprovals {
     pub fn decide(&self, id: u64, decision: HostDecision) {
         self.lock().decide(id, decision);
         self.0.changed.send_replace(());
+    }
+
+    /// Returns the number of connections that wait for a decision.
+    pub fn waiting(&self) -> usize {
+        self.lock().waiting
     }
 
     /// Forgets the decisions about all destinations for which `keep` returns false. Connections that wait there are refused.

@@ -1,6 +1,7 @@
 //! The way of a flow to its destination: resolution, the check of the addresses, and the connection.
 
 use crate::{
+    approval::ApprovalRefusal,
     connect::{MAX_ADDRESSES, connect},
     flow::{Cut, Flow, Wanted},
     grant::Transport,
@@ -9,8 +10,11 @@ use crate::{
     resolve::permitted,
     socket::Socket,
 };
-use std::{io, net::SocketAddr};
-use tokio::time::timeout;
+use std::{io, net::SocketAddr, pin::pin, time::Duration};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+/// The time between two checks whether the program of a connection that waits for an approval still waits too.
+const PRESENCE: Duration = Duration::from_millis(250);
 
 /// A connection outside.
 pub(crate) struct Reached {
@@ -23,13 +27,37 @@ impl Flow<'_> {
     /// Connects to the destination, after its approval if the grant needs one.
     pub(crate) async fn reach(&self) -> Result<Reached, Cut> {
         if self.access.approval {
-            let to = format!("{}:{}", self.target, self.port);
-            let approved = self.gate.approvals.wait(&to, &self.access.rule, self.gate.limits.approval).await;
             // A flow connects once, so the fact is not set yet.
-            let _ = self.progress.approved_by.set(approved?);
+            let _ = self.progress.approved_by.set(self.approved().await?);
         }
         let reached = timeout(self.gate.limits.connect, Box::pin(self.reach_in_time())).await;
         reached.unwrap_or_else(|_| Err(unreachable(&io::ErrorKind::TimedOut.into())))
+    }
+
+    /// Waits for the approval of the destination. The request of a program that has given up meanwhile must not be sent later.
+    async fn approved(&self) -> Result<String, ApprovalRefusal> {
+        let to = format!("{}:{}", self.target, self.port);
+        let mut checks = interval(PRESENCE);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick is immediate, and a program that closes its sending side at once does not wait for anything yet.
+        checks.tick().await;
+        let mut has_waited = false;
+        let mut wait = pin!(self.gate.approvals.wait(&to, &self.access.approval_rule, self.gate.limits.approval));
+        loop {
+            tokio::select! {
+                biased;
+                approved = &mut wait => {
+                    let has_left = has_waited && self.client.has_hung_up();
+                    return if has_left { Err(ApprovalRefusal::Left) } else { approved };
+                }
+                _ = checks.tick() => {
+                    has_waited = true;
+                    if self.client.has_hung_up() {
+                        return Err(ApprovalRefusal::Left);
+                    }
+                }
+            }
+        }
     }
 
     async fn reach_in_time(&self) -> Result<Reached, Cut> {

@@ -2,6 +2,7 @@
 //! virtual machine.
 
 use crate::guest::GuestConnection;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     future::pending,
     io,
@@ -24,6 +25,18 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
+    /// Returns true if the other end has closed the connection, or its sending side (`poll(2)`, `POLLRDHUP`).
+    pub(crate) fn has_hung_up(&self) -> bool {
+        let descriptor = match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Pair(socket) => socket.as_fd(),
+        };
+        let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let mut polled = [PollFd::from_borrowed_fd(descriptor, ended)];
+        // If the call fails, the next use of the socket reports the cause.
+        poll(&mut polled, Some(&Timespec::default())).is_ok() && polled[0].revents().intersects(ended)
+    }
+
     pub(crate) async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(socket) => socket.readable().await,

@@ -90,6 +90,8 @@ pub struct Access {
     pub carried: Carried,
     /// True if the connection needs the approval of a user.
     pub approval: bool,
+    /// All grants that the approval concerns, in text form.
+    pub approval_rule: String,
     /// The allowed requests. Empty if every request is allowed.
     pub requests: Vec<RequestRule>,
 }
@@ -180,16 +182,17 @@ impl NetGrants {
 fn access(matching: &mut dyn Iterator<Item = &NetGrant>) -> Option<Access> {
     let first = matching.next()?;
     let mut requests: Vec<_> = first.request.clone().into_iter().collect();
-    let mut approval = first.approval;
+    let (mut approval, mut approval_rule) = (first.approval, first.to_string());
     for other in matching.filter(|other| other.carried == first.carried) {
         approval |= other.approval;
+        approval_rule = format!("{approval_rule}, {other}");
         match (&other.request, requests.is_empty()) {
             (Some(rule), false) => requests.push(rule.clone()),
             // One of the grants allows every request.
             _ => requests.clear(),
         }
     }
-    Some(Access { rule: first.to_string(), carried: first.carried, approval, requests })
+    Some(Access { rule: first.to_string(), carried: first.carried, approval, approval_rule, requests })
 }
 
 impl NetGrant {

@@ -18,6 +18,7 @@ use std::{
 
 pub const TESTS: &[(&str, fn())] = &[
     ("connection_waits_for_its_approval_and_later_ones_follow_it", approved),
+    ("connection_that_was_closed_before_its_approval_is_not_carried", closed),
     ("denied_connection_reaches_nothing", denied),
     ("connection_without_a_decision_in_time_is_refused", expired),
     ("connection_is_refused_if_no_program_asks_a_user", not_served),
@@ -80,6 +81,36 @@ fn approved() {
     let ends: Vec<_> = records.iter().filter(|record| !record.is_open()).collect();
     assert_eq!(ends.len(), 3, "{records:?}");
     assert!(ends.iter().all(|record| record.verdict == carried && record.approved_by.as_deref() == Some("uid:7")), "{ends:?}");
+}
+
+/// Waits until this number of connections waits for a decision.
+fn waits_for(inside: &Inside<'_>, number: usize) {
+    let deadline = std::time::Instant::now() + LONG;
+    while inside.gateway.approvals().waiting() != number {
+        assert!(std::time::Instant::now() < deadline, "{}", inside.gateway.approvals().waiting());
+        std::thread::yield_now();
+    }
+}
+
+fn closed() {
+    let (port, reached, config) = place();
+    let (_, records) = sandbox(config, &[port], |inside| {
+        inside.gateway.approvals().serve();
+        let mut given_up = inside.connect("a.example.", port);
+        given_up.write_all(b"order").unwrap();
+        let request = next(inside);
+        waits_for(inside, 1);
+        drop(given_up);
+        waits_for(inside, 0);
+        approve(inside, &request);
+        // The approval holds for the next connection.
+        let mut next = inside.connect("a.example.", port);
+        next.write_all(b"x").unwrap();
+        next.read_exact(&mut [0]).unwrap();
+    });
+    assert_eq!(reached.load(Ordering::SeqCst), 1);
+    let left = records.iter().filter(|record| matches!(record.verdict, FlowVerdict::Refused(_)));
+    assert_eq!(left.map(refusal).collect::<Vec<_>>(), [&ApprovalRefusal::Left], "{records:?}");
 }
 
 fn denied() {
