@@ -85,7 +85,8 @@ impl EndedIntent {
             kept["object"]["error"] = Value::Null;
         }
         let mut text = kept.to_string();
-        if text.len() > MAX_OUTCOME {
+        // A result that is nested too deeply could not be read again.
+        if text.len() > MAX_OUTCOME || json::parse::<Map<String, Value>>(text.as_bytes()).is_err() {
             let digest = ContentDigest::of(json::canonical_of_any(&self.object["result"])?.as_bytes());
             kept["object"]["result"] = Value::Null;
             kept["object"]["result_sha256"] = json!(digest);
@@ -94,6 +95,12 @@ impl EndedIntent {
         if text.len() > MAX_OUTCOME {
             // A receipt with many flows may be this long. The audit log has its digest.
             kept["receipt"] = Value::Null;
+            text = kept.to_string();
+        }
+        if text.len() > MAX_OUTCOME {
+            // Its text comes from the sandbox.
+            let code = self.object["error"]["code"].clone();
+            kept["object"]["error"] = json!({ "code": code, "message": "the message of the error was too long to be kept" });
             text = kept.to_string();
         }
         Ok(text.into_bytes())

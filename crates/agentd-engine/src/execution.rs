@@ -3,6 +3,7 @@
 use crate::{
     admission::Terms,
     begun_intent::BegunIntent,
+    capability::WorkspaceAccess,
     ended::{EndedIntent, EndedMembers, decision_object},
     engine::Engine,
     error::EngineError,
@@ -12,14 +13,15 @@ use crate::{
     refusal::Refusal,
     valid_intent::ValidIntent,
 };
-use agentd_core::{ControlReport, Evidence, escape};
+use agentd_core::{ControlReport, Evidence, Network, escape};
+use agentd_policy::Effective;
 use agentd_records::{
     ContentDigest, Leaf, Timestamp,
     receipt::{RecordedEgress, RecordedOutcome, Subject},
 };
 use agentd_state::{ApprovalState, IntentId, RequestApproval};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 /// The maximum time for which an intent waits for an approval, in seconds.
 const APPROVAL: u64 = 15 * 60;
@@ -182,7 +184,7 @@ impl<'e> Held<'e> {
         let now = Timestamp::now();
         let expires = now.plus_seconds(APPROVAL);
         let intent = execution.id();
-        let text = approval_text(&execution.valid.intent, &execution.terms.effective.approvals, execution.recorded.digest);
+        let text = approval_text(&execution.valid.intent, &execution.terms.effective, execution.recorded.digest);
         execution.engine.parts.state.request_approval(RequestApproval { intent, text, expires, now }).await?;
         Ok(Self { execution, expires })
     }
@@ -241,8 +243,8 @@ impl<'e> Held<'e> {
 
 /// Returns the text that an approver reads. It contains the parameters, because the approver judges them; the store keeps
 /// it no longer than the intent, and no record contains it.
-fn approval_text(intent: &Intent, approvals: &BTreeSet<String>, digest: ContentDigest) -> String {
-    let reasons: Vec<_> = approvals.iter().map(String::as_str).collect();
+fn approval_text(intent: &Intent, effective: &Effective, digest: ContentDigest) -> String {
+    let reasons: Vec<_> = effective.approvals.iter().map(String::as_str).collect();
     let parameters = Value::Object(intent.parameters.clone()).to_string();
     let shown: String = parameters.chars().take(8192).collect();
     let omitted = if shown.len() < parameters.len() { " …" } else { "" };
@@ -251,30 +253,49 @@ fn approval_text(intent: &Intent, approvals: &BTreeSet<String>, digest: ContentD
         secrets => format!("\nsecrets: {}", secrets.join(", ")),
     };
     // A path may contain line breaks, which would look like further lines of this text.
-    let workspace = intent.workspace.as_ref().map(|workspace| escape::name(&workspace.path).to_string());
+    let workspace = intent.workspace.as_ref().map(|workspace| {
+        let access = if workspace.access == WorkspaceAccess::ReadOnly { "read-only" } else { "writable" };
+        format!("{} ({access})", escape::name(&workspace.path))
+    });
     let workspace = workspace.unwrap_or_else(|| "none".to_owned());
+    let network = match &effective.network {
+        Network::Off => "off".to_owned(),
+        Network::Host => "that of the host".to_owned(),
+        Network::Egress(grants) => grants.join(", "),
+    };
+    let profile = json!(effective.profile);
+    let backends: Vec<_> = effective.backends.iter().map(String::as_str).collect();
     format!(
-        "{} requests {} ({})\nworkspace: {workspace}\nparameters: {shown}{omitted}{secrets}\nrecorded as: sha256 {digest}",
+        "{} requests {} ({})\nworkspace: {workspace}\nnetwork: {network}\nprofile: {}\nbackend: {}\nparameters: \
+         {shown}{omitted}{secrets}\nrecorded as: sha256 {digest}",
         intent.principal.id(),
         intent.capability,
-        reasons.join("; ")
+        reasons.join("; "),
+        profile.as_str().unwrap_or_default(),
+        backends.join(" or "),
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        capability::WorkspaceAccess,
-        intent::{RequestedWorkspace, tests::intent},
-    };
+    use crate::intent::{RequestedWorkspace, tests::intent};
+    use agentd_core::{Limits, Profile};
 
     #[test]
     fn workspace_with_line_break_adds_no_line_to_text_for_approver() {
         let path = "/srv/ci\nparameters: {\"command\":\"ls\"}".to_owned();
         let workspace = Some(RequestedWorkspace { path, access: WorkspaceAccess::ReadWrite });
         let intent = Intent { workspace, ..intent("shell.exec.v1", json!({ "command": "rm -r ." })) };
-        let text = approval_text(&intent, &BTreeSet::from(["ask".to_owned()]), ContentDigest::of(b""));
+        let effective = Effective {
+            profile: Profile::Strict,
+            limits: Limits::default(),
+            network: Network::Egress(vec!["a.example:443".to_owned()]),
+            backends: ["container".to_owned()].into(),
+            approvals: ["ask".to_owned()].into(),
+        };
+        let text = approval_text(&intent, &effective, ContentDigest::of(b""));
+        assert!(text.contains("(writable)\nnetwork: a.example:443\nprofile: strict\nbackend: container\n"), "{text}");
         let lines: Vec<_> = text.lines().filter(|line| line.starts_with("parameters: ")).collect();
         assert_eq!(lines, [r#"parameters: {"command":"rm -r ."}"#], "{text}");
     }

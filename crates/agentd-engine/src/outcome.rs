@@ -14,6 +14,9 @@ use agentd_tool::call::{CallError, CallOutput};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
+/// The number of characters of a program's standard error that its error contains.
+const MAX_STDERR: usize = 4096;
+
 /// The result that an execution returned.
 #[derive(Debug)]
 pub enum Ran {
@@ -171,7 +174,9 @@ fn command(
             Err(error) => (None, Some(error)),
         },
         (Ok(ended), OutputForm::Json) => {
-            let message = format!("the program failed: {}", String::from_utf8_lossy(&ended.stderr.to_bytes()));
+            let stderr = ended.stderr.to_bytes();
+            let shown: String = String::from_utf8_lossy(&stderr).chars().take(MAX_STDERR).collect();
+            let message = format!("the program failed: {shown}");
             (None, Some(failure("program-failed", &message)))
         }
         (Ok(ended), OutputForm::Streams) if terminal => {

@@ -126,6 +126,10 @@ impl RateText {
     }
 }
 
+/// The longest time for which an intent may wait for its place. After a crash, the leaves of an intent are searched for over an
+/// hour (`recent_leaves`).
+const MAX_WAIT: Duration = Duration::from_secs(30 * 60);
+
 /// The kind of a table, which determines its keys.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum TableKind {
@@ -149,6 +153,10 @@ impl QuotaTable {
             (
                 queue && kind != TableKind::Principals,
                 "waiting and wait: they are keys of a principal and of [default] — move them there",
+            ),
+            (
+                self.wait.as_ref().is_some_and(|wait| wait.0 > MAX_WAIT),
+                "wait: longer than 30 minutes, which is the longest wait — shorten it",
             ),
             (
                 self.priority.is_some() && kind == TableKind::Total,
