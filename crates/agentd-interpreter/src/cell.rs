@@ -11,6 +11,10 @@ const MAX_KEPT: usize = 8 << 20;
 /// The most values that a cell may display.
 const MAX_DISPLAYS: usize = 256;
 
+/// The most levels, and the most values, of a form. A form with more is not kept: indented, it would be many times as long.
+const MAX_LEVELS: usize = 72;
+const MAX_VALUES: usize = 300_000;
+
 /// The forms of a value, by MIME type. Texts are as they are, and images are in base64.
 pub type Forms = Map<String, Value>;
 
@@ -98,6 +102,8 @@ pub struct CellReader {
     decoder: FrameDecoder,
     digest: Digesting,
     kept: usize,
+    /// The number of JSON values of all forms so far.
+    values: usize,
     report: CellReport,
     end: Option<CellEnd>,
 }
@@ -138,7 +144,15 @@ impl CellReader {
             self.end = Some(CellEnd { status, exit_code });
             return;
         }
-        if self.kept + length > MAX_KEPT || self.report.displays.len() >= MAX_DISPLAYS {
+        let is_small = match &report {
+            KernelReport::Value { data, .. } | KernelReport::Display { data, .. } => {
+                self.values =
+                    data.values().try_fold(self.values, |values, form| counted(form, MAX_LEVELS, values)).unwrap_or(MAX_VALUES);
+                self.values < MAX_VALUES
+            }
+            _ => true,
+        };
+        if self.kept + length > MAX_KEPT || self.report.displays.len() >= MAX_DISPLAYS || !is_small {
             self.report.omitted += 1;
             return;
         }
@@ -159,6 +173,17 @@ impl CellReader {
     /// Returns what the cell has reported, and the digest of all reports.
     pub fn finish(self) -> (CellReport, ContentDigest) {
         (self.report, self.digest.finish())
+    }
+}
+
+/// Returns the number of values in this one and before it. `None` if there are too many, or more than `levels` levels.
+fn counted(value: &Value, levels: usize, before: usize) -> Option<usize> {
+    let levels = levels.checked_sub(1)?;
+    let before = Some(before + 1).filter(|number| *number < MAX_VALUES)?;
+    match value {
+        Value::Array(elements) => elements.iter().try_fold(before, |number, element| counted(element, levels, number)),
+        Value::Object(members) => members.values().try_fold(before, |number, member| counted(member, levels, number)),
+        _ => Some(before),
     }
 }
 
@@ -194,6 +219,22 @@ mod tests {
         assert_eq!(report.error.unwrap(), CellError { name: "E".into(), value: "v".into(), traceback: "t".into() });
         let bodies = [&display("a")[3..], value.as_bytes(), error.as_bytes(), DONE.as_bytes()].concat();
         assert_eq!(digest, ContentDigest::of(&bodies));
+    }
+
+    #[test]
+    fn form_with_too_many_values_or_levels_is_omitted() {
+        let kept = |form: &str| {
+            let mut reader = CellReader::new(5);
+            let text = format!(r#"{{"type":"display","cell":5,"data":{{"application/json":{form}}}}}"#);
+            reader.receive(&frame(&text)).unwrap();
+            let (report, _) = reader.finish();
+            assert_eq!(report.displays.len() as u64 + report.omitted, 1);
+            report.omitted == 0
+        };
+        let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        assert!(kept(&nested(MAX_LEVELS)) && !kept(&nested(MAX_LEVELS + 1)));
+        let many = |number: usize| format!("[{}0]", "0,".repeat(number));
+        assert!(kept(&many(MAX_VALUES - 10)) && !kept(&many(MAX_VALUES)));
     }
 
     #[test]
