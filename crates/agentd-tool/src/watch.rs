@@ -61,6 +61,9 @@ struct KernelEvent {
     name: Option<Vec<u8>>,
 }
 
+/// The number of files in directories that appeared whose creation the kernel may still report.
+const MAX_FOUND: usize = 65_536;
+
 /// A file that was moved away, whose new name may follow.
 struct MovedFile {
     cookie: u32,
@@ -149,6 +152,9 @@ impl Observer<'_> {
         let directory = flags.contains(ReadFlags::ISDIR);
         if flags.contains(ReadFlags::MOVED_FROM) {
             self.found.remove(&path);
+            if directory {
+                self.found.retain(|found| !found.starts_with(&path) || found.get(path.len()) != Some(&b'/'));
+            }
             self.moved = Some(MovedFile { cookie, path, directory });
             return None;
         }
@@ -177,7 +183,10 @@ impl Observer<'_> {
         let (seen, found) = (&mut self.seen, &mut self.found);
         self.tree.appeared(path, &mut |path, directory| {
             if end.is_none() {
-                found.insert(path.to_vec());
+                // Beyond the bound, a creation may be reported twice.
+                if found.len() < MAX_FOUND {
+                    found.insert(path.to_vec());
+                }
                 end = seen.add(ChangeKind::Created, path, None, directory);
             }
         });
