@@ -10,8 +10,15 @@ use crate::{
     resolve::permitted,
     socket::Socket,
 };
-use std::{io, net::SocketAddr, pin::pin, time::Duration};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use std::{
+    future::{Future as _, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
+use tokio::time::timeout;
 
 /// The time between two checks whether the program of a connection that waits for an approval still waits too.
 const PRESENCE: Duration = Duration::from_millis(250);
@@ -34,28 +41,20 @@ impl Flow<'_> {
         reached.unwrap_or_else(|_| Err(unreachable(&io::ErrorKind::TimedOut.into())))
     }
 
-    /// Waits for the approval of the destination. The request of a program that has given up meanwhile must not be sent later.
+    /// Waits for the approval of the destination. The request of a program that has given up meanwhile is never sent. A
+    /// connection whose destination is already approved does not wait, so its program may close its sending side at once.
     async fn approved(&self) -> Result<String, ApprovalRefusal> {
         let to = format!("{}:{}", self.target, self.port);
-        let mut checks = interval(PRESENCE);
-        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first tick is immediate, and a program that closes its sending side at once does not wait for anything yet.
-        checks.tick().await;
-        let mut has_waited = false;
         let mut wait = pin!(self.gate.approvals.wait(&to, &self.access.approval_rule, self.gate.limits.approval));
+        if let Poll::Ready(approved) = poll_fn(|context| Poll::Ready(wait.as_mut().poll(context))).await {
+            return approved;
+        }
         loop {
-            tokio::select! {
-                biased;
-                approved = &mut wait => {
-                    let has_left = has_waited && self.client.has_hung_up();
-                    return if has_left { Err(ApprovalRefusal::Left) } else { approved };
-                }
-                _ = checks.tick() => {
-                    has_waited = true;
-                    if self.client.has_hung_up() {
-                        return Err(ApprovalRefusal::Left);
-                    }
-                }
+            match timeout(PRESENCE, &mut wait).await {
+                Ok(Err(refusal)) => return Err(refusal),
+                _ if self.client.has_hung_up() => return Err(ApprovalRefusal::Left),
+                Ok(approved) => return approved,
+                Err(_) => {}
             }
         }
     }
