@@ -1,0 +1,37 @@
+//! The seam between the service and the backends.
+
+use crate::call::CallStreams;
+use agentd_engine::{EndedIntent, EngineError, Execution};
+use async_trait::async_trait;
+
+/// How an admitted intent is executed, in addition to its terms.
+#[derive(Debug)]
+pub struct ExecutionCall {
+    /// The connection with the caller.
+    pub streams: CallStreams,
+    /// The backend that the caller names.
+    pub backend: Option<String>,
+}
+
+/// The reason why the end of an execution is not known.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExecuteError {
+    /// The end cannot be recorded.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The sandbox cannot be destroyed.
+    #[error("destroy the sandbox: {0}")]
+    Destroy(#[from] agentd_core::IsolationError),
+}
+
+/// Executes admitted intents in sandboxes. The program that composes the backends implements it.
+#[async_trait]
+pub trait Executor: Send + Sync + 'static {
+    /// Executes an intent under its terms, and records its end. Returns the end, and messages for the caller about the run, such
+    /// as refused destinations and changed protected paths.
+    ///
+    /// # Errors
+    /// [`ExecuteError`]. The intent was executed, and its outcome may not be recorded.
+    async fn execute(&self, execution: Execution<'_>, call: ExecutionCall) -> Result<(EndedIntent, Vec<String>), ExecuteError>;
+}

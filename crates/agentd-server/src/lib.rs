@@ -1,0 +1,20 @@
+//! The daemon for agents, services and people: REST, gRPC and MCP over Unix sockets and TCP.
+//!
+//! 1. A transport authenticates its peer, and has a [`Caller`] then.
+//! 2. It translates a request into an [`ExecuteRequest`], and calls [`Service::execute`].
+//! 3. The [`Service`] submits the request to the engine, and has an admitted intent executed by its [`Executor`].
+//! 4. The transport sends the [`CallEvent`]s while the intent is executed, and the [`ServedIntent`] at its end.
+//!
+//! Transports translate and authenticate. They decide nothing: admission is the engine's.
+
+mod call;
+mod caller;
+mod executor;
+mod request;
+mod service;
+
+pub use call::{CallEvent, CallInput, CallStreams};
+pub use caller::Caller;
+pub use executor::{ExecuteError, ExecutionCall, Executor};
+pub use request::{ExecuteRequest, InvalidRequest, NetworkRequest, RequestedLimits, WorkspaceRequest};
+pub use service::{ServedIntent, Service, ServiceError, ServiceParts};
