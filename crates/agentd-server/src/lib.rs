@@ -7,6 +7,7 @@
 //!
 //! Transports translate and authenticate. They decide nothing: admission is the engine's.
 
+pub mod auth;
 mod call;
 mod caller;
 mod executor;
