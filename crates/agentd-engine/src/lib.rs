@@ -14,6 +14,7 @@
 //! The crate starts no process and creates no sandbox.
 
 mod admission;
+mod approval;
 mod begun_intent;
 mod capability;
 mod configuration;

@@ -11,6 +11,7 @@ pub mod auth;
 mod call;
 mod caller;
 mod executor;
+pub mod mcp;
 mod request;
 mod service;
 

@@ -92,6 +92,11 @@ impl fmt::Debug for CommandLine {
 }
 
 impl CommandTemplate {
+    /// Returns the name of the parameter that requests the bytes that the caller sends while the command runs.
+    pub fn stream_parameter(&self) -> Option<&str> {
+        self.stdin.stream.as_deref()
+    }
+
     /// Compares the template with the schema of the parameters.
     ///
     /// # Errors
