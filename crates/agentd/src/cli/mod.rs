@@ -13,6 +13,8 @@ mod daemon;
 mod data;
 mod doctor;
 mod environment;
+#[cfg(feature = "policy")]
+mod execution;
 mod explain;
 mod failure;
 mod flow_list;
@@ -48,6 +50,8 @@ mod run;
 mod sandbox;
 mod secrets;
 mod selection;
+#[cfg(feature = "policy")]
+mod service;
 mod state;
 mod stops;
 mod stream;
