@@ -78,8 +78,9 @@ impl Stops {
         match &mut self.source {
             OpenSource::Signals(signals) => {
                 let number = std::future::poll_fn(|context| {
-                    let received = signals.iter_mut().find(|(_, stop)| stop.poll_recv(context).is_ready());
-                    received.map_or(std::task::Poll::Pending, |(number, _)| std::task::Poll::Ready(*number))
+                    let received =
+                        signals.iter_mut().find_map(|(number, stop)| stop.poll_recv(context).is_ready().then_some(*number));
+                    received.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
                 });
                 let number = number.await;
                 self.received += 1;
