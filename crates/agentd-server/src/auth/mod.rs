@@ -1,4 +1,4 @@
-//! Authenticates the callers of requests.
+//! Authenticates the callers of requests: only the user who runs the daemon, by the daemon's Unix socket.
 
 mod peer;
 
@@ -6,53 +6,63 @@ pub use peer::Peer;
 
 use crate::caller::Caller;
 use agentd_policy::{PolicyPrincipal, PrincipalKind};
+use rustix::{
+    io::Errno,
+    process::{getegid, geteuid, getgroups},
+};
+use std::collections::BTreeSet;
 
-/// The reason why a caller is not authenticated. The texts do not tell whether a credential exists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// The reason why a caller is not authenticated.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthError {
-    /// The request has no credential, and the connection needs one.
-    #[error("the request has no credential — send an API key in the header 'Authorization: Bearer KEY'")]
-    Missing,
+    /// The process at the other end is not trusted.
+    #[error("{0}")]
+    Untrusted(String),
 }
 
 /// Authenticates the callers of requests.
 #[derive(Debug)]
 pub struct Authenticator {
     /// The user who runs the daemon.
-    own: u32,
+    own: PolicyPrincipal,
 }
 
 impl Authenticator {
-    /// Returns an authenticator for the daemon of this process.
-    pub fn new() -> Self {
-        Self { own: rustix::process::geteuid().as_raw() }
+    /// Returns an authenticator for the user who runs this process.
+    ///
+    /// # Errors
+    /// The kernel does not return the groups of this process.
+    pub fn new() -> Result<Self, Errno> {
+        let numbers: BTreeSet<u32> = getgroups()?.into_iter().chain([getegid()]).map(|group| group.as_raw()).collect();
+        let groups = numbers.into_iter().map(|number| format!("gid:{number}")).collect();
+        let name = format!("uid:{}", geteuid().as_raw());
+        Ok(Self { own: PolicyPrincipal { kind: PrincipalKind::User, name, groups, acts_for: None } })
     }
 
-    /// Returns the caller of a request. `credential` is that of the header `Authorization: Bearer`.
+    /// Returns the caller of a request that `peer` has sent by `transport`.
     ///
     /// # Errors
     /// [`AuthError`].
-    pub async fn caller(&self, peer: &Peer, credential: Option<&str>, transport: &'static str) -> Result<Caller, AuthError> {
-        match (peer, credential) {
-            (Peer::Local { uid, gids }, None) => Ok(Caller {
-                principal: PolicyPrincipal {
-                    kind: PrincipalKind::User,
-                    name: format!("uid:{uid}"),
-                    groups: gids.iter().map(|gid| format!("gid:{gid}")).collect(),
-                    acts_for: None,
-                },
-                transport,
-                address: None,
-                is_operator: *uid == self.own,
-            }),
-            _ => Err(AuthError::Missing),
+    pub fn caller(&self, peer: &Peer, transport: &'static str) -> Result<Caller, AuthError> {
+        match peer {
+            Peer::Own => Ok(Caller { principal: self.own.clone(), transport, address: None, is_operator: true }),
+            Peer::Untrusted(reason) => Err(AuthError::Untrusted(reason.clone())),
         }
     }
 }
 
-impl Default for Authenticator {
-    fn default() -> Self {
-        Self::new()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peer_that_is_not_trusted_has_no_caller() {
+        let authenticator = Authenticator::new().unwrap();
+        let untrusted = Peer::Untrusted("another user".to_owned());
+        assert_eq!(authenticator.caller(&untrusted, "grpc"), Err(AuthError::Untrusted("another user".to_owned())));
+        let caller = authenticator.caller(&Peer::Own, "grpc").unwrap();
+        assert_eq!(caller.principal.name, format!("uid:{}", geteuid().as_raw()));
+        assert!(caller.is_operator && caller.principal.groups.contains(&format!("gid:{}", getegid().as_raw())));
     }
 }

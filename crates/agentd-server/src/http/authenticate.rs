@@ -1,0 +1,57 @@
+//! Authenticates each request.
+
+use super::{
+    problem::{Code, Problem},
+    state::HttpState,
+};
+use crate::auth::Peer;
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+
+/// Puts the caller into the extensions of a request, or refuses the request.
+pub(super) async fn authenticate(State(state): State<HttpState>, mut request: Request, next: Next) -> Response {
+    let transport = transport(request.uri().path());
+    let Some(peer) = request.extensions().get::<Peer>() else {
+        return Problem::new(Code::Unauthenticated, "the connection has no verified peer").into_response();
+    };
+    match state.parts.authenticator.caller(peer, transport) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(error) => Problem::new(Code::Unauthenticated, error.to_string()).into_response(),
+    }
+}
+
+/// Returns the transport of a request, as records and policies name it.
+fn transport(path: &str) -> &'static str {
+    match path.split('/').nth(1) {
+        Some("mcp") => "mcp-http",
+        Some(first) if first.starts_with("agentd.v1.") || first.starts_with("grpc.") => "grpc",
+        _ => "local-socket",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transport_is_that_of_the_path() {
+        for (path, expected) in [
+            ("/v1/intents", "local-socket"),
+            ("/mcp", "mcp-http"),
+            ("/mcp/", "mcp-http"),
+            ("/mcp-other", "local-socket"),
+            ("/agentd.v1.Agentd/Execute", "grpc"),
+            ("/grpc.health.v1.Health/Check", "grpc"),
+            ("", "local-socket"),
+            ("//mcp", "local-socket"),
+        ] {
+            assert_eq!(transport(path), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The interface by HTTP: REST under `/v1`, MCP under `/mcp`, gRPC, health and metrics (`docs/rest.md`).
+//!
+//! 1. [`authenticate`] puts the [`Caller`](crate::Caller) of each request into its extensions.
+//! 2. [`intents`] executes capabilities, and [`events`] streams what happens meanwhile. [`capabilities`] and [`approvals`] answer
+//!    questions.
+//! 3. Every error is a [`Problem`](problem::Problem).
+//! 4. [`openapi`] describes all of it, derived from the types.
+
+mod approvals;
+mod authenticate;
+mod body;
+mod capabilities;
+mod events;
+mod intents;
+mod openapi;
+mod operations;
+mod problem;
+mod state;
+
+pub use state::HttpParts;
+
+use crate::{
+    grpc::{self, ReflectionError},
+    mcp::{self, McpHttpOptions},
+};
+use axum::{Router, middleware};
+use state::HttpState;
+
+/// Returns the router of all interfaces. Each request needs a [`Peer`](crate::auth::Peer) in its extensions.
+///
+/// # Errors
+/// [`ReflectionError`].
+pub async fn router(parts: HttpParts, options: &McpHttpOptions) -> Result<Router, ReflectionError> {
+    let mcp = mcp::http_service(parts.service.clone(), options);
+    let grpc = grpc::routes(parts.service.clone()).await?;
+    let state = HttpState::new(parts);
+    let rest = openapi::router(state.clone());
+    let authenticated = rest.nest_service("/mcp", mcp).merge(grpc);
+    let authenticated = authenticated.layer(middleware::from_fn_with_state(state.clone(), authenticate::authenticate));
+    Ok(authenticated.merge(operations::router(state)).fallback(problem::no_such_path))
+}
