@@ -11,8 +11,11 @@ pub mod auth;
 mod call;
 mod caller;
 mod executor;
+pub mod grpc;
+mod intent_trace;
 pub mod mcp;
 mod request;
+mod running_intents;
 mod service;
 
 pub use call::{CallEvent, CallInput, CallStreams};

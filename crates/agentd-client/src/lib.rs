@@ -1,0 +1,1 @@
+//! A client of agentd's daemon over gRPC.
