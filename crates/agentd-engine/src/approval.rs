@@ -13,6 +13,14 @@ impl Engine {
         Ok(self.parts.state.approval(intent, Timestamp::now()).await?)
     }
 
+    /// Returns the approvals that nobody has decided, with the texts that an approver reads.
+    ///
+    /// # Errors
+    /// [`EngineError::State`] if the store cannot be read.
+    pub async fn pending_approvals(&self) -> Result<Vec<Approval>, EngineError> {
+        Ok(self.parts.state.pending_approvals(Timestamp::now()).await?)
+    }
+
     /// Approves or denies an intent in the name of a user. The transport must have authenticated the user, and the user must be
     /// allowed to decide.
     ///

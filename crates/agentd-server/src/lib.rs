@@ -1,4 +1,5 @@
-//! The daemon for agents, services and people: REST, gRPC and MCP over Unix sockets and TCP.
+//! The daemon for agents, services and people: REST, gRPC and MCP on a Unix socket, and MCP on standard
+//! input and output.
 //!
 //! 1. A transport authenticates its peer, and has a [`Caller`] then.
 //! 2. It translates a request into an [`ExecuteRequest`], and calls [`Service::execute`].
@@ -11,8 +12,13 @@ pub mod auth;
 mod call;
 mod caller;
 mod executor;
+pub mod grpc;
+pub mod http;
+mod intent_trace;
+pub mod listen;
 pub mod mcp;
 mod request;
+mod running_intents;
 mod service;
 
 pub use call::{CallEvent, CallInput, CallStreams};

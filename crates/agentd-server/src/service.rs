@@ -5,10 +5,11 @@ use crate::{
     caller::Caller,
     executor::{ExecuteError, ExecutionCall, Executor},
     request::{ExecuteRequest, InvalidRequest},
+    running_intents::RunningIntents,
 };
 use agentd_engine::{CapabilityRegistry, EndedIntent, Engine, EngineError, Execution, Submitted};
 use agentd_log::{LogFailure as _, measure::Stage};
-use agentd_state::IdempotencyKey;
+use agentd_state::{IdempotencyKey, IntentId};
 use std::{path::PathBuf, sync::Arc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
@@ -29,6 +30,10 @@ pub struct Service {
     parts: Arc<ServiceParts>,
     /// The intents that are executed. Each runs in a task of its own, so that it is recorded when its caller has gone.
     running: TaskTracker,
+    /// The same intents by identifier, once they are recorded.
+    intents: RunningIntents,
+    /// Cancelled when the daemon accepts no further request.
+    draining: CancellationToken,
     /// Cancelled when the daemon ends: every intent is then cancelled.
     stopping: CancellationToken,
 }
@@ -69,7 +74,13 @@ pub enum ServiceError {
 impl Service {
     /// Returns a service of these parts.
     pub fn new(parts: ServiceParts) -> Self {
-        Self { parts: Arc::new(parts), running: TaskTracker::new(), stopping: CancellationToken::new() }
+        Self {
+            parts: Arc::new(parts),
+            running: TaskTracker::new(),
+            intents: RunningIntents::default(),
+            draining: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+        }
     }
 
     /// Returns the engine.
@@ -87,15 +98,31 @@ impl Service {
         self.running.is_closed()
     }
 
+    /// Returns once the daemon accepts no further request.
+    pub async fn until_stopping(&self) {
+        self.draining.cancelled().await;
+    }
+
+    /// Cancels an intent of the caller that waits for an approval or is executed. Returns false if the caller has no such intent,
+    /// whether or not another principal has it.
+    pub fn cancel(&self, caller: &Caller, intent: IntentId) -> bool {
+        self.intents.cancel(intent, &caller.principal.id())
+    }
+
     /// Accepts no further request, and returns when all intents have ended.
     pub async fn drain(&self) {
-        self.running.close();
+        self.close();
         self.running.wait().await;
+    }
+
+    fn close(&self) {
+        self.running.close();
+        self.draining.cancel();
     }
 
     /// Cancels all intents that are executed or wait.
     pub fn cancel_all(&self) {
-        self.running.close();
+        self.close();
         self.stopping.cancel();
     }
 
@@ -148,6 +175,13 @@ impl Service {
             }
             submitted = engine.submit(intent) => submitted?,
         };
+        let id = match &submitted {
+            Submitted::Execute(execution) => Some(execution.id()),
+            Submitted::Hold(held) => Some(held.id()),
+            Submitted::Ended(_) => None,
+        };
+        // Lasts until the intent has ended.
+        let _entry = id.map(|id| self.intents.enter(id, caller.principal.id(), streams.cancel.clone()));
         let execution = match submitted {
             Submitted::Ended(ended) => return Ok(ServedIntent { ended, notices: Vec::new() }),
             Submitted::Execute(execution) => *execution,

@@ -1,7 +1,7 @@
 //! Authenticates each request.
 
 use super::{
-    problem::{Code, Problem},
+    problem::{Problem, UNAUTHENTICATED},
     state::HttpState,
 };
 use crate::auth::Peer;
@@ -15,14 +15,14 @@ use axum::{
 pub(super) async fn authenticate(State(state): State<HttpState>, mut request: Request, next: Next) -> Response {
     let transport = transport(request.uri().path());
     let Some(peer) = request.extensions().get::<Peer>() else {
-        return Problem::new(Code::Unauthenticated, "the connection has no verified peer").into_response();
+        return Problem::new(UNAUTHENTICATED, "the connection has no verified peer").into_response();
     };
     match state.parts.authenticator.caller(peer, transport) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(error) => Problem::new(Code::Unauthenticated, error.to_string()).into_response(),
+        Err(error) => Problem::new(UNAUTHENTICATED, error.to_string()).into_response(),
     }
 }
 

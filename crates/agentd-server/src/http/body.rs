@@ -1,7 +1,7 @@
 //! Receives the body of a request, within bounds of size and time.
 
 use super::{
-    problem::{Code, Problem},
+    problem::{INVALID, Problem, TOO_LONG, TOO_SLOW},
     state::HttpState,
 };
 use agentd_records::json;
@@ -25,7 +25,7 @@ pub(super) async fn received<T: DeserializeOwned>(state: &HttpState, headers: &H
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {
-        return Err(Problem::new(Code::BadRequest, "the body is not JSON — send the header 'Content-Type: application/json'"));
+        return Err(Problem::new(INVALID, "the body is not JSON — send the header 'Content-Type: application/json'"));
     }
     let stated = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if stated.is_some_and(|length| length > MAX_BODY) {
@@ -36,10 +36,10 @@ pub(super) async fn received<T: DeserializeOwned>(state: &HttpState, headers: &H
     let bytes = match tokio::time::timeout(TIME, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(error)) if is_too_long(&error) => return Err(too_long()),
-        Ok(Err(error)) => return Err(Problem::new(Code::BadRequest, format!("receive the body: {error}"))),
-        Err(_) => return Err(Problem::new(Code::TooSlow, "the body did not arrive within 60 s — send it without pauses")),
+        Ok(Err(error)) => return Err(Problem::new(INVALID, format!("receive the body: {error}"))),
+        Err(_) => return Err(Problem::new(TOO_SLOW, "the body did not arrive within 60 s — send it without pauses")),
     };
-    json::parse(&bytes).map_err(|error| Problem::new(Code::BadRequest, format!("the body: {error} — compare it with /openapi.json")))
+    json::parse(&bytes).map_err(|error| Problem::new(INVALID, format!("the body: {error} — compare it with /openapi.json")))
 }
 
 fn is_too_long(error: &axum::Error) -> bool {
@@ -48,5 +48,5 @@ fn is_too_long(error: &axum::Error) -> bool {
 }
 
 fn too_long() -> Problem {
-    Problem::new(Code::TooLong, "the body is longer than 17 MiB — pass large content in a file of the workspace")
+    Problem::new(TOO_LONG, "the body is longer than 17 MiB — pass large content in a file of the workspace")
 }

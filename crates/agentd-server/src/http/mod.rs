@@ -11,6 +11,7 @@ mod authenticate;
 mod body;
 mod capabilities;
 mod events;
+mod intent_schema;
 mod intents;
 mod openapi;
 mod operations;

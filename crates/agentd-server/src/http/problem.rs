@@ -1,6 +1,8 @@
 //! Errors as problem details (RFC 9457).
 
 use crate::service::ServiceError;
+use agentd_engine::EngineError;
+use agentd_state::StateError;
 use axum::{
     Json,
     response::{IntoResponse, Response},
@@ -9,64 +11,51 @@ use http::{HeaderValue, StatusCode, Uri, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// The kinds of errors. Each has a word, which clients may rely on, and a status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Code {
-    BadRequest,
-    Unauthenticated,
-    NotAnApprover,
-    NotFound,
-    MethodNotAllowed,
-    TooLong,
-    TooSlow,
-    Conflict,
-    Cancelled,
-    Stopping,
-    Internal,
-}
+/// The statuses by code. The codes of intents that are refused are the words that receipts and the audit log contain.
+pub(super) const STATUSES: [(&str, StatusCode); 22] = [
+    ("unknown-capability", StatusCode::NOT_FOUND),
+    ("invalid-parameters", StatusCode::UNPROCESSABLE_ENTITY),
+    ("invalid-network", StatusCode::UNPROCESSABLE_ENTITY),
+    ("key-conflict", StatusCode::CONFLICT),
+    ("denied", StatusCode::FORBIDDEN),
+    ("exceeds-policy", StatusCode::FORBIDDEN),
+    ("quota-exceeded", StatusCode::TOO_MANY_REQUESTS),
+    ("not-approved", StatusCode::FORBIDDEN),
+    ("approval-expired", StatusCode::FORBIDDEN),
+    ("cancelled", StatusCode::CONFLICT),
+    (INVALID, StatusCode::BAD_REQUEST),
+    (UNAUTHENTICATED, StatusCode::UNAUTHORIZED),
+    (NO_PATH, StatusCode::NOT_FOUND),
+    (NO_METHOD, StatusCode::METHOD_NOT_ALLOWED),
+    (TOO_LONG, StatusCode::PAYLOAD_TOO_LARGE),
+    (TOO_SLOW, StatusCode::REQUEST_TIMEOUT),
+    ("unknown-intent", StatusCode::NOT_FOUND),
+    ("not-an-approver", StatusCode::FORBIDDEN),
+    ("no-approval", StatusCode::NOT_FOUND),
+    ("approval-decided", StatusCode::CONFLICT),
+    ("busy", StatusCode::SERVICE_UNAVAILABLE),
+    ("stopping", StatusCode::SERVICE_UNAVAILABLE),
+];
 
-impl Code {
-    fn word(self) -> &'static str {
-        match self {
-            Self::BadRequest => "bad-request",
-            Self::Unauthenticated => "unauthenticated",
-            Self::NotAnApprover => "not-an-approver",
-            Self::NotFound => "not-found",
-            Self::MethodNotAllowed => "method-not-allowed",
-            Self::TooLong => "too-long",
-            Self::TooSlow => "too-slow",
-            Self::Conflict => "conflict",
-            Self::Cancelled => "cancelled",
-            Self::Stopping => "stopping",
-            Self::Internal => "internal",
-        }
-    }
+/// The request does not have the required form.
+pub(super) const INVALID: &str = "invalid-request";
+/// The caller is not authenticated.
+pub(super) const UNAUTHENTICATED: &str = "unauthenticated";
+/// The path does not exist.
+pub(super) const NO_PATH: &str = "no-such-path";
+/// The path does not have the method.
+pub(super) const NO_METHOD: &str = "no-such-method";
+/// The body is too long.
+pub(super) const TOO_LONG: &str = "too-long";
+/// The body arrives too slowly.
+pub(super) const TOO_SLOW: &str = "too-slow";
+/// The daemon failed, and the caller can do nothing about it.
+const INTERNAL: &str = "internal";
 
-    fn status(self) -> StatusCode {
-        match self {
-            Self::BadRequest => StatusCode::BAD_REQUEST,
-            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Self::NotAnApprover => StatusCode::FORBIDDEN,
-            Self::NotFound => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Conflict | Self::Cancelled => StatusCode::CONFLICT,
-            Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-}
-
-/// Returns the status for the code of a refused intent (`agentd_engine::Refusal::word`).
-pub(super) fn status_of_refusal(code: &str) -> StatusCode {
-    match code {
-        "unknown-capability" => StatusCode::NOT_FOUND,
-        "invalid-parameters" | "invalid-network" => StatusCode::UNPROCESSABLE_ENTITY,
-        "key-conflict" | "cancelled" => StatusCode::CONFLICT,
-        "quota-exceeded" => StatusCode::TOO_MANY_REQUESTS,
-        _ => StatusCode::FORBIDDEN,
-    }
+/// Returns the status of a code. A code that the table lacks is a refusal of a newer engine, or an internal error.
+fn status(code: &str) -> StatusCode {
+    let unknown = if code == INTERNAL { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::FORBIDDEN };
+    STATUSES.iter().find(|(word, _)| *word == code).map_or(unknown, |(_, status)| *status)
 }
 
 /// An error as problem details.
@@ -96,21 +85,25 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self::of(code.status(), code.word(), detail.into())
-    }
-
-    fn of(status: StatusCode, code: &str, detail: String) -> Self {
+    pub fn new(code: &str, detail: impl Into<String>) -> Self {
+        let status = status(code);
         Self {
             r#type: "about:blank",
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
             status: status.as_u16(),
-            detail,
+            detail: detail.into(),
             code: code.to_owned(),
             violations: None,
             retry_after_ms: None,
             intent: None,
         }
+    }
+
+    /// Returns the problem for an error that the caller can do nothing about. Its text is about files of the daemon, so it is logged
+    /// instead.
+    fn internal(error: &impl std::fmt::Display) -> Self {
+        tracing::error!(%error, "a request has no outcome");
+        Self::new(INTERNAL, "the daemon failed to execute or to record the request — ask the operator for the daemon's log")
     }
 
     /// Returns the problem for the object of a refused intent.
@@ -122,22 +115,37 @@ impl Problem {
             violations: error.get("violations").cloned(),
             retry_after_ms: error["retry_after_ms"].as_u64(),
             intent: Some(object),
-            ..Self::of(status_of_refusal(&code), &code, text("message"))
+            ..Self::new(&code, text("message"))
         }
     }
 }
 
 impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Self {
-        let code = match &error {
-            ServiceError::Invalid(_) => Code::BadRequest,
-            ServiceError::Cancelled => Code::Cancelled,
-            ServiceError::Stopping => Code::Stopping,
-            _ => Code::Internal,
-        };
-        if code == Code::Internal {
-            tracing::error!(%error, "request failed");
+        match error {
+            ServiceError::Invalid(_) => Self::new(INVALID, error.to_string()),
+            ServiceError::Cancelled => Self::new("cancelled", error.to_string()),
+            ServiceError::Stopping => Self::new("stopping", error.to_string()),
+            ServiceError::Engine(engine) => engine.into(),
+            _ => Self::internal(&error),
         }
+    }
+}
+
+impl From<EngineError> for Problem {
+    fn from(error: EngineError) -> Self {
+        let code = match &error {
+            EngineError::State(StateError::Busy(_) | StateError::Full) => {
+                tracing::warn!(%error, "the request was not recorded");
+                let detail = "the daemon cannot record the request at present — send it again, with the same idempotency key";
+                return Self { retry_after_ms: Some(1000), ..Self::new("busy", detail) };
+            }
+            EngineError::State(StateError::NoApproval(_) | StateError::UnknownIntent(_)) => "no-approval",
+            EngineError::State(StateError::Decided(_) | StateError::Expired(_) | StateError::NotInFlight(_)) => {
+                "approval-decided"
+            }
+            _ => return Self::internal(&error),
+        };
         Self::new(code, error.to_string())
     }
 }
@@ -159,12 +167,12 @@ impl IntoResponse for Problem {
 /// Answers a request for a path that does not exist.
 pub(super) async fn no_such_path(uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(200).collect();
-    Problem::new(Code::NotFound, format!("{path}: no such path — GET /openapi.json lists the paths"))
+    Problem::new(NO_PATH, format!("{path}: no such path — GET /openapi.json lists the paths"))
 }
 
 /// Answers a request with a method that the path does not have.
 pub(super) async fn no_such_method() -> Problem {
-    Problem::new(Code::MethodNotAllowed, "the path has no such method — GET /openapi.json lists the methods")
+    Problem::new(NO_METHOD, "the path has no such method — GET /openapi.json lists the methods")
 }
 
 #[cfg(test)]
@@ -182,6 +190,9 @@ mod tests {
         assert_eq!(response.headers()["content-type"], "application/problem+json");
         let body = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap();
         let body: Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!((&body["code"], &body["detail"], &body["intent"]["intent"]), (&json!("quota-exceeded"), &json!("quota: wait"), &json!("1")));
+        assert_eq!(
+            (&body["code"], &body["detail"], &body["intent"]["intent"]),
+            (&json!("quota-exceeded"), &json!("quota: wait"), &json!("1"))
+        );
     }
 }

@@ -4,15 +4,15 @@ use super::slots::CallSlot;
 use crate::{
     call::{CallEvent, CallStreams},
     caller::Caller,
+    intent_trace::record_end,
     request::ExecuteRequest,
     service::{ServedIntent, Service},
 };
 use agentd_telemetry::{TraceContext, intent_span};
-use serde_json::Value;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{Instrument as _, Span};
+use tracing::Instrument as _;
 
 /// Events that the task has not handled yet. A command that writes faster is delayed.
 const EVENTS: usize = 64;
@@ -149,22 +149,4 @@ fn note(progress: &mut CallProgress, event: CallEvent) {
 
 fn shortened(line: &str) -> String {
     line[..line.floor_char_boundary(MAX_LINE)].to_owned()
-}
-
-/// Records in the current span how an intent ended.
-fn record_end(object: &Value) {
-    let span = Span::current();
-    let record = |field: &str, value: &Value| {
-        if let Some(text) = value.as_str() {
-            span.record(field, text);
-        }
-    };
-    for member in ["intent", "status", "reason"] {
-        record(member, &object[member]);
-    }
-    record("backend", &object["sandbox"]["backend"]);
-    // The name of an unknown capability is a text of the caller.
-    if object["reason"] != "unknown-capability" {
-        record("capability", &object["capability"]);
-    }
 }

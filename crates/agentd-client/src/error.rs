@@ -1,0 +1,90 @@
+//! The errors of calls, with the details that the daemon sends.
+
+use std::time::Duration;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+/// The reason why a call has no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// A header cannot contain the API key.
+    #[error("API key: not visible ASCII characters — copy the key again")]
+    Key,
+    /// A header cannot contain the trace context.
+    #[error("trace context: not visible ASCII characters — use the form 00-TRACE-SPAN-01")]
+    TraceParent,
+    /// The text is not an address.
+    #[error("{0}: not an address — write HOST:PORT")]
+    Address(String),
+    /// The connection would not be encrypted.
+    #[error("{0}: not a loopback address, and the connection would not be encrypted — use TLS")]
+    Plaintext(String),
+    /// The daemon cannot be reached.
+    #[error("connect to agentd: {address}: {source} — start it with `agentd serve`")]
+    Connect {
+        /// The socket or the address.
+        address: String,
+        /// The cause.
+        source: tonic::transport::Error,
+    },
+    /// The parameters have no JSON form.
+    #[error("parameters: {0}")]
+    Parameters(#[source] serde_json::Error),
+    /// The daemon, or the connection with it, returned an error.
+    #[error(transparent)]
+    Call(Box<CallError>),
+    /// The daemon sent a reply without a part that it must have.
+    #[error("the reply of the daemon is incomplete — use a client of the daemon's version")]
+    Incomplete,
+}
+
+/// The error of a call.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct CallError {
+    /// The code of gRPC.
+    pub code: Code,
+    /// The reason, such as `denied` or `quota-exceeded` (`docs/grpc.md`). Empty if the connection failed.
+    pub reason: String,
+    /// The same in words.
+    pub message: String,
+    /// The intent, if it was recorded as refused.
+    pub intent: Option<String>,
+    /// The fields of the request at fault.
+    pub fields: Vec<FieldError>,
+    /// The time after which a repeated call can succeed.
+    pub retry_after: Option<Duration>,
+}
+
+/// A field of a request at fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldError {
+    /// The field. `parameters_json` is followed by the JSON pointer of the value.
+    pub field: String,
+    /// The rule that the value violates.
+    pub message: String,
+}
+
+impl From<Status> for ClientError {
+    fn from(status: Status) -> Self {
+        Self::Call(Box::new(status.into()))
+    }
+}
+
+impl From<Status> for CallError {
+    fn from(status: Status) -> Self {
+        let details = status.get_error_details();
+        let info = details.error_info();
+        let violations = details.bad_request().map(|request| request.field_violations.as_slice()).unwrap_or_default();
+        let field = |one: &tonic_types::FieldViolation| FieldError { field: one.field.clone(), message: one.description.clone() };
+        Self {
+            code: status.code(),
+            reason: info.map(|info| info.reason.clone()).unwrap_or_default(),
+            message: status.message().to_owned(),
+            intent: info.and_then(|info| info.metadata.get("intent").cloned()),
+            fields: violations.iter().map(field).collect(),
+            retry_after: details.retry_info().and_then(|info| info.retry_delay),
+        }
+    }
+}

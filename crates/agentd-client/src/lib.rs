@@ -1,0 +1,18 @@
+//! A client of agentd's daemon, by gRPC.
+//!
+//! 1. A [`Connection`] names the daemon: its Unix socket, or an address with TLS and an API key.
+//! 2. A [`Client`] executes a [`v1::ExecuteRequest`], and lists capabilities and approvals.
+//! 3. An [`ExecutionStream`] receives the output of a command, and its [`CommandInput`] sends input to the command.
+//!
+//! A [`ClientError`] has the reason that the daemon states. The intent of a call ends when its future or stream is dropped.
+
+mod client;
+mod connection;
+mod error;
+mod execution;
+
+pub use agentd_proto::v1;
+pub use client::{Client, request};
+pub use connection::Connection;
+pub use error::{CallError, ClientError, FieldError};
+pub use execution::{CommandInput, ExecutionEvent, ExecutionStream, NoInput};
