@@ -13,6 +13,8 @@ mod daemon;
 mod data;
 mod doctor;
 mod environment;
+#[cfg(feature = "policy")]
+mod execution;
 mod explain;
 mod failure;
 mod flow_list;
