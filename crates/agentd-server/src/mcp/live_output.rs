@@ -43,7 +43,7 @@ impl LiveOutput {
         let (stream, bytes) = match event {
             CallEvent::Stdout(bytes) => (&mut self.streams[0], bytes),
             CallEvent::Stderr(bytes) => (&mut self.streams[1], bytes),
-            CallEvent::Held { .. } | CallEvent::Begun { .. } => return,
+            CallEvent::Held { .. } | CallEvent::Begun { .. } | CallEvent::Notice(_) => return,
         };
         if stream.is_cut {
             return;
