@@ -40,8 +40,8 @@ impl McpHandler {
     /// in the extensions of its HTTP request.
     pub fn new(service: Service, workspace: McpWorkspace, caller: Option<Caller>) -> Self {
         let catalog = Catalog::new(service.capabilities(), &workspace);
-        let (outputs, parked, slots) = Default::default();
-        let shared = Shared { service, catalog, workspace, outputs, parked, slots, is_connected: caller.is_some() };
+        let (outputs, live, parked, slots) = Default::default();
+        let shared = Shared { service, catalog, workspace, outputs, live, parked, slots, is_connected: caller.is_some() };
         Self { shared: Arc::new(shared), caller }
     }
 

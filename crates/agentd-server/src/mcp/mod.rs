@@ -17,6 +17,7 @@ mod catalog;
 mod handler;
 mod held_call;
 mod http;
+mod live_output;
 mod outputs;
 mod own_call;
 mod own_tools;

@@ -67,12 +67,12 @@ impl Shared {
             state = call.settled(false) => state,
             () = request.context.ct.cancelled() => CallState::Running,
         };
-        let CallState::Ended(served) = state else {
+        let CallState::Ended(ended) = state else {
             call.cancel();
             call.settled(true).await;
             return Err(failed("failed", "the file needs the approval of a user — call the tool fs_read_v1 instead"));
         };
-        let served = served.as_ref().as_ref().map_err(|message| failed("failed", message))?;
+        let served = ended.served.as_ref().map_err(|message| failed("failed", message))?;
         let object = &served.ended.object;
         if let Some(error) = object["error"].as_object() {
             let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();

@@ -1,6 +1,9 @@
 //! A call of a capability's tool, which a task executes.
 
-use super::slots::CallSlot;
+use super::{
+    live_output::{LiveBytes, LiveOutput},
+    slots::CallSlot,
+};
 use crate::{
     call::{CallEvent, CallStreams},
     caller::Caller,
@@ -35,7 +38,16 @@ pub(super) enum CallState {
     /// The intent is executed.
     Running,
     /// The intent has ended, or could not be submitted.
-    Ended(Arc<Result<ServedIntent, String>>),
+    Ended(Arc<EndedCall>),
+}
+
+/// The end of a call.
+#[derive(Debug)]
+pub(super) struct EndedCall {
+    /// The intent, or why it could not be submitted.
+    pub served: Result<ServedIntent, String>,
+    /// Counts the bytes of the output as long as the result is kept.
+    _output: Option<LiveOutput>,
 }
 
 /// How far a call is.
@@ -68,7 +80,7 @@ impl RunningCall {
         caller: &Caller,
         request: ExecuteRequest,
         slot: CallSlot,
-        parent: Option<&TraceContext>,
+        (parent, live): (Option<&TraceContext>, &Arc<LiveBytes>),
     ) -> Self {
         let trace = parent.map_or_else(TraceContext::new_trace, TraceContext::child);
         let span = intent_span(&trace, parent);
@@ -78,14 +90,17 @@ impl RunningCall {
         let cancel = CancellationToken::new();
         let (service, caller, capability) = (service.clone(), caller.clone(), request.capability.clone());
         let streams = CallStreams { events: Some(events), input: None, cancel: cancel.clone() };
+        let mut output = LiveOutput::new(live.clone());
         let task = async move {
             let execution = service.execute(&caller, request, None, streams);
-            let served = observed(execution, received, &sender).await;
-            if let Ok(served) = &served {
+            let mut served = observed(execution, received, &sender, &mut output).await;
+            if let Ok(served) = &mut served {
                 record_end(&served.ended.object);
+                served.ended.object["result"] = output.complete(served.ended.object["result"].take());
             }
             drop(slot);
-            sender.send_modify(|progress| progress.state = CallState::Ended(Arc::new(served)));
+            let ended = EndedCall { served, _output: Some(output) };
+            sender.send_modify(|progress| progress.state = CallState::Ended(Arc::new(ended)));
         };
         tokio::spawn(task.instrument(span));
         Self { capability, trace, progress, _cancels: cancel.clone().drop_guard(), cancel }
@@ -107,7 +122,10 @@ impl RunningCall {
         let mut progress = self.progress.clone();
         match progress.wait_for(is_settled).await {
             Ok(progress) => progress.state.clone(),
-            Err(_) => CallState::Ended(Arc::new(Err("the task of the call ended — report this as a bug of agentd".to_owned()))),
+            Err(_) => {
+                let served = Err("the task of the call ended — report this as a bug of agentd".to_owned());
+                CallState::Ended(Arc::new(EndedCall { served, _output: None }))
+            }
         }
     }
 
@@ -122,14 +140,23 @@ async fn observed<E: std::fmt::Display>(
     execution: impl Future<Output = Result<ServedIntent, E>>,
     mut events: mpsc::Receiver<CallEvent>,
     progress: &watch::Sender<CallProgress>,
+    output: &mut LiveOutput,
 ) -> Result<ServedIntent, String> {
     let mut execution = std::pin::pin!(execution);
-    loop {
+    let mut noted = |event: CallEvent| {
+        output.note(&event);
+        progress.send_modify(|progress| note(progress, event));
+    };
+    let served = loop {
         tokio::select! {
-            served = &mut execution => return served.map_err(|error| error.to_string()),
-            Some(event) = events.recv() => progress.send_modify(|progress| note(progress, event)),
+            served = &mut execution => break served,
+            Some(event) = events.recv() => noted(event),
         }
+    };
+    while let Ok(event) = events.try_recv() {
+        noted(event);
     }
+    served.map_err(|error| error.to_string())
 }
 
 fn note(progress: &mut CallProgress, event: CallEvent) {

@@ -2,6 +2,7 @@
 
 use super::{
     catalog::{Catalog, McpWorkspace},
+    live_output::LiveBytes,
     outputs::OutputStore,
     parked::ParkedCalls,
     slots::CallSlots,
@@ -16,6 +17,7 @@ pub(super) struct Shared {
     pub catalog: Catalog,
     pub workspace: McpWorkspace,
     pub outputs: OutputStore,
+    pub live: Arc<LiveBytes>,
     pub parked: Arc<ParkedCalls>,
     pub slots: Arc<CallSlots>,
     /// True if the server can ask the client while a call waits.

@@ -54,7 +54,7 @@ impl Shared {
         capability: &str,
         arguments: Map<String, Value>,
     ) -> Result<RunningCall, CallToolResult> {
-        let Shared { service, workspace, slots, .. } = self;
+        let Shared { service, workspace, slots, live, .. } = self;
         let found =
             service.capabilities().find(capability).map_err(|error| reply::failed("unknown-capability", &error.to_string()))?;
         let execute = arguments::request(found, arguments, workspace)
@@ -71,7 +71,7 @@ impl Shared {
             McpWorkspace::Argument => Caller { is_operator: false, ..request.caller.clone() },
         };
         let parent = parent(request.context);
-        Ok(RunningCall::begin(service, &caller, execute, slot, parent.as_ref()))
+        Ok(RunningCall::begin(service, &caller, execute, slot, (parent.as_ref(), live)))
     }
 
     /// Waits for the end of a call that has been decided.
@@ -117,12 +117,12 @@ impl Shared {
     }
 
     pub(super) fn reply(&self, request: &ToolRequest<'_>, call: &RunningCall, state: CallState) -> CallToolResult {
-        let CallState::Ended(served) = state else {
+        let CallState::Ended(ended) = state else {
             return reply::failed("failed", "the call has not ended — report this as a bug of agentd");
         };
         let Shared { service, outputs, .. } = self;
         let mut keep = |text: String| outputs.keep(&request.owner, new_handle().ok()?, text, Instant::now());
-        let mut result = reply::ended(&served, service.capabilities().find(&call.capability).ok(), &mut keep);
+        let mut result = reply::ended(&ended.served, service.capabilities().find(&call.capability).ok(), &mut keep);
         let mut meta = MetaObject::new();
         meta.set_traceparent(call.trace.to_string());
         if let Some(state) = call.trace.state() {

@@ -165,3 +165,15 @@ fn states_of_other_tools_and_invented_ones_are_refused() {
     assert_eq!(client.request("tools/call", invented)["isError"], true);
     assert!(!user.path("work/done").exists());
 }
+
+#[test]
+fn model_gets_no_network_without_the_user_by_default() {
+    let user = User::new();
+    let mut client = Client::start(&user, Era::Old("2025-11-25"));
+    assert_eq!(client.shell("true")["status"], "finished", "without a network, nobody is asked");
+    let fetch = client.call("http_fetch_v1", json!({ "url": "https://a.example/" }));
+    assert_eq!(fetch["structuredContent"]["status"], "waiting", "{fetch:#}");
+    let refused = client.call("shell_exec_v1", json!({ "command": SCRIPT, "_network": ["a.example"] }));
+    assert_eq!(refused["structuredContent"]["reason"], "exceeds-policy", "{refused:#}");
+    assert!(!user.path("work/done").exists());
+}

@@ -38,18 +38,29 @@ fn long_output_has_head_tail_and_mark_and_the_rest_by_handle() {
 #[test]
 fn long_list_and_long_file_are_cut_too() {
     let user = User::new();
-    for n in 0..1_500 {
+    for n in 0..900 {
         fs::write(user.path("work").join(format!("file-{n:05}")), "").unwrap();
     }
     fs::write(user.path("work/long"), "é\n".repeat(40_000)).unwrap();
     let mut client = Client::start(&user, Era::New);
     let listed = client.call("fs_list_v1", json!({ "path": "." }))["structuredContent"].clone();
     let text = whole(&mut client, &listed["cut"][0]["handle"], 0);
-    assert!(text.contains("file-00750") && text.lines().count() > 1_000);
+    assert!(text.contains("file-00450") && text.lines().count() > 900);
     let shown = listed["result"]["entries"].to_string();
     assert!(shown.contains("file-00000") && shown.len() < 16 << 10);
     let read = client.call("fs_read_v1", json!({ "path": "long" }))["structuredContent"].clone();
     assert_eq!(whole(&mut client, &read["cut"][0]["handle"], 0), "é\n".repeat(40_000));
+}
+
+#[test]
+fn output_that_is_too_long_to_be_kept_has_a_mark() {
+    let user = User::new();
+    let mut client = Client::start(&user, Era::Old("2025-11-25"));
+    let content = client.shell("echo begin; head -c 12000000 /dev/zero | tr '\\0' x; echo; echo end");
+    let text = whole(&mut client, &content["cut"][0]["handle"], 0);
+    assert!(text.starts_with("begin\n") && text.ends_with("\nend\n"), "{content:#}");
+    let omitted = content["result"]["stdout"]["omitted"].as_u64().unwrap();
+    assert!(omitted > 10_000_000 && text.contains(&format!("[agentd: {omitted} bytes omitted]")), "{content:#}");
 }
 
 #[test]

@@ -26,7 +26,7 @@ CALLS = [
     ("archive_read_v1", {"path": "a.tgz"}),
     ("code_run_v1", {"language": "bash", "source": "echo $((40 + 2))"}),
     ("sqlite_query_v1", {"path": "d.db", "sql": "create table t (a)", "write": True}),
-    ("fs_watch_v1", {"path": ".", "timeout_ms": 10}),
+    ("fs_watch_v1", {"path": ".", "time_ms": 10}),
     ("http_fetch_v1", {"url": "http://127.0.0.1:1/"}),
     ("git_clone_v1", {"url": "https://127.0.0.1:1/r.git", "to": "r"}),
     ("shell_exec_v1", {"command": "seq 1 100000"}),

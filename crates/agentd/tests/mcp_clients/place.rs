@@ -26,8 +26,8 @@ impl Place {
     pub fn command(&self, program: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(args).current_dir(self.path("work")).stdin(Stdio::null()).env_clear();
+        // Some agents pass no other variables to their servers.
         command.env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", self.path("home")).env("LANG", "C.UTF-8");
-        command.env("AGENTD_DATA_DIR", self.path("data"));
         command
     }
 

@@ -103,7 +103,11 @@ fn project_file(client: ClientName, here: &Path) -> PathBuf {
 
 fn user_file(client: ClientName, user: &UserDirectories) -> Result<(PathBuf, PathBuf), String> {
     let home = || user.home.clone().ok_or("find the configuration: no home directory is known — set HOME".to_owned());
-    let config = || user.xdg_config.clone().map_or_else(|| Ok::<_, String>(home()?.join(".config")), Ok);
+    // The directory of the user's own, which exists, and the path below it.
+    let config = || match &user.xdg_config {
+        Some(config) => Ok::<_, String>((config.clone(), PathBuf::new())),
+        None => Ok((home()?, ".config".into())),
+    };
     Ok(match client {
         ClientName::ClaudeCode => (user.claude.clone().map_or_else(home, Ok)?, ".claude.json".into()),
         ClientName::Codex => match &user.codex {
@@ -111,12 +115,16 @@ fn user_file(client: ClientName, user: &UserDirectories) -> Result<(PathBuf, Pat
             None => (home()?, ".codex/config.toml".into()),
         },
         ClientName::Cursor => (home()?, ".cursor/mcp.json".into()),
-        ClientName::Vscode => (config()?, "Code/User/mcp.json".into()),
+        ClientName::Vscode => {
+            let (base, below) = config()?;
+            (base, below.join("Code/User/mcp.json"))
+        }
         ClientName::Gemini => (home()?, ".gemini/settings.json".into()),
         ClientName::Opencode => {
-            let base = config()?;
-            let file = Path::new("opencode").join(opencode_file(&base.join("opencode")));
-            (base, file)
+            let (base, below) = config()?;
+            let folder = below.join("opencode");
+            let file = opencode_file(&base.join(&folder));
+            (base, folder.join(file))
         }
     })
 }
