@@ -30,6 +30,8 @@ pub enum ExecutionEvent {
     Stdout(Bytes),
     /// The command wrote to its standard error.
     Stderr(Bytes),
+    /// A message about the run that needs attention now, such as a connection that waits for an approval.
+    Notice(String),
     /// The outcome, which is the last event.
     Ended(Box<v1::Outcome>),
 }
@@ -137,6 +139,7 @@ impl ExecutionStream {
             received::Message::Begun(begun) => ExecutionEvent::Begun(begun),
             received::Message::Stdout(bytes) => ExecutionEvent::Stdout(bytes),
             received::Message::Stderr(bytes) => ExecutionEvent::Stderr(bytes),
+            received::Message::Notice(text) => ExecutionEvent::Notice(text),
             received::Message::Ended(outcome) => {
                 self.has_ended = true;
                 ExecutionEvent::Ended(Box::new(outcome))

@@ -24,6 +24,8 @@ pub enum CallEvent {
     Stdout(Bytes),
     /// The command wrote to its standard error.
     Stderr(Bytes),
+    /// A message about the run that needs attention now, such as a connection that waits for an approval.
+    Notice(String),
 }
 
 /// An input of the caller for a command that runs.

@@ -118,7 +118,7 @@ const NPM_CLIENTS: [&str; 4] = [
     "@openai/codex@0.171.0",
     "opencode-ai@1.18.33",
     "@modelcontextprotocol/inspector@2.12.0",
-    "@modelcontextprotocol/conformance@0.1.16",
+    "@modelcontextprotocol/conformance@0.2.0-alpha.12",
 ];
 
 /// Packages of the virtual environment `target/clients/python`: clients of the daemon's transports, and the Node that the

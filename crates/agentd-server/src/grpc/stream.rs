@@ -114,6 +114,7 @@ async fn relay(mut events: mpsc::Receiver<CallEvent>, replies: &mpsc::Sender<Rep
             CallEvent::Begun { intent } => Message::Begun(v1::Begun { intent }),
             CallEvent::Stdout(bytes) => Message::Stdout(bytes),
             CallEvent::Stderr(bytes) => Message::Stderr(bytes),
+            CallEvent::Notice(text) => Message::Notice(text),
         };
         if replies.send(Ok(reply(message))).await.is_err() {
             return;

@@ -14,12 +14,20 @@ const MAX_BODY: usize = 17 << 20;
 pub type McpHttpService = StreamableHttpService<McpHandler, NeverSessionManager>;
 
 /// The section `[mcp]` of the configuration: MCP by HTTP.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct McpHttpOptions {
     /// The origins of web pages that may use `/mcp`, such as `https://app.example.com:443`. A request with another header `Origin`
     /// gets the status 403; programs other than browsers send no such header.
     pub allowed_origins: Vec<String>,
+    /// The names of this host in requests, such as `agentd.example.com`. A request with another header `Host` gets the status 403.
+    pub allowed_hosts: Vec<String>,
+}
+
+impl Default for McpHttpOptions {
+    fn default() -> Self {
+        Self { allowed_origins: Vec::new(), allowed_hosts: ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into() }
+    }
 }
 
 /// Returns the service for the path `/mcp`. The server in front of it authenticates each request, and puts the
@@ -29,9 +37,8 @@ pub struct McpHttpOptions {
 /// client cancels the call.
 pub fn http_service(service: Service, options: &McpHttpOptions) -> McpHttpService {
     let handler = McpHandler::new(service, McpWorkspace::Argument, None);
-    // Each request needs a credential or the user of a Unix socket, so a name that a web page resolves to this host gains nothing.
     let config = StreamableHttpServerConfig::default()
-        .disable_allowed_hosts()
+        .with_allowed_hosts(options.allowed_hosts.iter().cloned())
         .with_allowed_origins(options.allowed_origins.iter().cloned())
         .enforce_origin_validation()
         .with_legacy_session_mode(false)

@@ -4,7 +4,7 @@
 //! 2. [`McpHandler`](handler::McpHandler) answers the requests of a client. The crate `rmcp` speaks the protocol: revision
 //!    2026-07-28, and the revisions with `initialize`.
 //! 3. A call of a tool becomes an [`ExecuteRequest`](crate::ExecuteRequest) ([`arguments`]), which a task executes
-//!    ([`running`]). The task goes on when the call waits for an approval ([`approval`], [`parked`]).
+//!    ([`tool_call`], [`running`]). The task goes on when the call waits for an approval ([`held_call`], [`parked`]).
 //! 4. The end of the intent becomes a result for a model ([`reply`]): long texts are cut ([`shape`]), and kept as a whole for a
 //!    while ([`outputs`]).
 //!
@@ -15,16 +15,21 @@ mod arguments;
 mod bounded_transport;
 mod catalog;
 mod handler;
+mod held_call;
 mod http;
 mod outputs;
+mod own_call;
 mod own_tools;
 mod parked;
 mod reply;
+mod resources;
 mod running;
 mod schemas;
 mod shape;
+mod shared;
 mod slots;
 mod stdio;
+mod tool_call;
 
 pub use catalog::McpWorkspace;
 pub use http::{McpHttpOptions, McpHttpService, http_service};

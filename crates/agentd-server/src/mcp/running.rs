@@ -140,8 +140,13 @@ fn note(progress: &mut CallProgress, event: CallEvent) {
             progress.bytes = progress.bytes.saturating_add(bytes.len() as u64);
             let text = String::from_utf8_lossy(&bytes);
             if let Some(line) = text.lines().rev().find(|line| !line.trim().is_empty()) {
-                progress.last_line = line[..line.floor_char_boundary(MAX_LINE)].to_owned();
+                progress.last_line = shortened(line);
             }
         }
+        CallEvent::Notice(line) => progress.last_line = shortened(&line),
     }
+}
+
+fn shortened(line: &str) -> String {
+    line[..line.floor_char_boundary(MAX_LINE)].to_owned()
 }

@@ -7,6 +7,8 @@ mod daemon;
 mod gondolin;
 #[cfg(feature = "images")]
 mod image;
+#[cfg(feature = "policy")]
+mod mcp;
 mod net;
 #[cfg(feature = "policy")]
 mod policy;
@@ -30,6 +32,8 @@ pub(crate) use daemon::DaemonCommand;
 pub(crate) use gondolin::GondolinCommand;
 #[cfg(feature = "images")]
 pub(crate) use image::ImageCommand;
+#[cfg(feature = "policy")]
+pub(crate) use mcp::{ClientName, InstallArgs, McpArgs, McpCommand, McpScope, UninstallArgs};
 pub(crate) use net::{CheckArgs, NetCommand, open_named, read_grants};
 #[cfg(feature = "policy")]
 pub(crate) use policy::{ExplainArgs, PolicyCommand};
@@ -155,6 +159,9 @@ pub(crate) enum Sub {
     #[cfg(feature = "policy")]
     #[command(subcommand)]
     Capability(CapabilityCommand),
+    /// Serve capabilities to an agent by MCP on standard input and output, or connect an agent
+    #[cfg(feature = "policy")]
+    Mcp(Box<McpArgs>),
     /// Create and manage named sandboxes, which exist until they are removed
     #[command(subcommand)]
     Sandbox(Box<SandboxCommand>),

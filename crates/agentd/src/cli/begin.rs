@@ -10,7 +10,7 @@ use super::{
     request::{self, BackendDescription},
     secrets::{self, ReadSecrets},
     selection::{self, Selected},
-    stops::Stops,
+    stops::{StopSource, Stops},
 };
 use agentd_core::{Access, Command, Grant, IsolationBackend, IsolationError, NetworkMode, Sandbox, SandboxSpec};
 use agentd_isolation::egress;
@@ -22,6 +22,8 @@ pub(super) struct RunInput<'a> {
     pub args: &'a RunArgs,
     pub secrets: &'a ReadSecrets,
     pub image: Option<&'a Image>,
+    /// Where requests to stop the run come from.
+    pub stops: &'a StopSource,
 }
 
 impl RunInput<'_> {
@@ -30,7 +32,7 @@ impl RunInput<'_> {
     /// # Errors
     /// As for [`request::request`] and [`ReadSecrets::add_to`].
     pub(super) fn request(self, backend: &dyn IsolationBackend) -> Result<(SandboxSpec, Command), Failure> {
-        let Self { args, secrets, image } = self;
+        let Self { args, secrets, image, .. } = self;
         let (mut spec, mut command) = request::request(args, &BackendDescription::new(backend), image)?;
         secrets::add_environment(&mut command, secrets::of_presets(&args.preset), &args.command.env);
         secrets.add_to(&mut spec, &command, &args.command.env)?;
@@ -66,11 +68,28 @@ pub(super) struct Before {
 }
 
 impl Before {
-    /// Records the state of the protected paths, and installs the handlers of signals.
-    fn record(spec: &SandboxSpec, backend: &dyn IsolationBackend) -> Result<Self, Failure> {
+    /// Records the state of the protected paths, and then receives the requests of `source`. Returns the request that interrupted
+    /// this, if one did.
+    async fn record(
+        spec: &SandboxSpec,
+        backend: &dyn IsolationBackend,
+        source: &StopSource,
+    ) -> Result<Result<Self, i32>, Failure> {
         let advice = Advice::for_grants(&spec.grants);
-        let compared = Comparison::begin(changeable(spec, backend), spec.limits.wall);
-        Ok(Self { advice, compared, stops: Stops::new()? })
+        let (grants, limit) = (changeable(spec, backend), spec.limits.wall);
+        let compared = match source {
+            StopSource::Signals => Comparison::begin(grants, limit),
+            // The process executes other intents in the meantime, and the caller may cancel this one.
+            #[cfg(feature = "policy")]
+            StopSource::Caller(_) => {
+                let mut stops = Stops::of(source)?;
+                match Comparison::begin_until(grants, limit, &mut stops).await? {
+                    Ok(compared) => compared,
+                    Err(stop) => return Ok(Err(stop)),
+                }
+            }
+        };
+        Ok(Ok(Self { advice, compared, stops: Stops::of(source)? }))
     }
 }
 
@@ -84,19 +103,31 @@ pub(super) async fn begin(input: RunInput<'_>, work_root: &Path) -> Result<Resul
     let Some(expected) = selection::expected(args, work_root) else {
         let selected = selection::of_run(args, work_root).await?;
         let (spec, command) = input.begin(&*selected.backend)?;
-        let before = Before::record(&spec, &*selected.backend)?;
+        let before = match Before::record(&spec, &*selected.backend, input.stops).await? {
+            Ok(before) => before,
+            Err(stop) => return Ok(Err(stop)),
+        };
         let made = selected.backend.create_sandbox(spec.clone()).await;
         return confirm(input, work_root, made, (selected, spec, command, before)).await;
     };
     let (spec, command) = input.begin(&*expected)?;
     let select = async {
         let selected = selection::of_run(args, work_root).await?;
-        let before = Before::record(&spec, &*selected.backend)?;
+        let before = Before::record(&spec, &*selected.backend, input.stops).await?;
         Ok::<_, Failure>((selected, before))
     };
     // The plan is sent to the launcher before the selection begins.
     let (made, selected) = tokio::join!(expected.create_sandbox(spec.clone()), select);
     let (selected, before) = selected?;
+    let before = match before {
+        Ok(before) => before,
+        Err(stop) => {
+            if let Ok(unused) = made {
+                unused.destroy().await?;
+            }
+            return Ok(Err(stop));
+        }
+    };
     if selected.backend.name() == expected.name() {
         return confirm(input, work_root, made, (selected, spec, command, before)).await;
     }

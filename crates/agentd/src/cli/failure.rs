@@ -10,7 +10,7 @@ use std::{
 pub(crate) const CANNOT: u8 = 125;
 
 /// An error that ends a command of the command line.
-pub(crate) type Failure = Box<dyn std::error::Error>;
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The remedy for a lost sandbox that the command line has created for one command.
 const RUN_AGAIN: &str = " — run the command again; if it fails again, `agentd doctor` shows whether the backend works";

@@ -9,21 +9,30 @@ use std::thread::{self, JoinHandle};
 /// The number of digits of an intent in a message. `agentd approve` needs at least four.
 const DIGITS: usize = 12;
 
+/// The most characters of the description of a sandbox.
+const MAX_WHAT: usize = 200;
+
 /// Requests the approvals of one sandbox in a thread.
 pub(crate) struct HostApprovals(JoinHandle<()>);
 
 impl HostApprovals {
-    /// Starts to request the approvals of a sandbox; returns `None` if no network grant needs one.
+    /// Starts to request the approvals of a sandbox; returns `None` if no network grant needs one. `what` tells the approver what
+    /// runs in the sandbox. `announce` receives a line about each connection that waits.
     ///
     /// # Errors
     /// The user has no store, or the thread could not be started.
-    pub(crate) fn start(sandbox: &dyn Sandbox, spec: &SandboxSpec) -> Result<Option<Self>, Failure> {
+    pub(crate) fn start(
+        sandbox: &dyn Sandbox,
+        spec: &SandboxSpec,
+        what: &str,
+        announce: Box<dyn Fn(String) + Send + Sync>,
+    ) -> Result<Option<Self>, Failure> {
         let needs_approval = |grant: &String| grant.parse::<NetGrant>().is_ok_and(|grant| grant.approval);
         let Network::Egress(grants) = &spec.network else { return Ok(None) };
         if !grants.iter().any(needs_approval) {
             return Ok(None);
         }
-        let approver = HostApprover::of_user(format!("a command of agentd process {}", std::process::id()), announce)?;
+        let approver = HostApprover::of_user(of_what(what), move |waiting| announce(line(waiting)))?;
         let Some(approvals) = sandbox.network_approvals() else { return Ok(None) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let serve = move || runtime.block_on(approver.serve(approvals));
@@ -39,12 +48,24 @@ impl HostApprovals {
     }
 }
 
-/// Prints the commands that decide about a destination.
-fn announce(WaitingHost { to, intent, wait }: WaitingHost<'_>) {
+/// Returns the description of a sandbox for the approver, without the control characters of the caller's text.
+fn of_what(what: &str) -> String {
+    let shown: String = escape::text(what).to_string().chars().take(MAX_WHAT).collect();
+    let omitted = if shown.chars().count() < MAX_WHAT { "" } else { " …" };
+    format!("{shown}{omitted} (agentd process {})", std::process::id())
+}
+
+/// Prints a line about a connection that waits.
+pub(crate) fn print(line: String) {
+    writer::message(format_args!("{line}"));
+}
+
+/// Returns the line with the commands that decide about a destination.
+fn line(WaitingHost { to, intent, wait }: WaitingHost<'_>) -> String {
     let id: String = intent.to_string().chars().take(DIGITS).collect();
-    writer::message(format_args!(
+    format!(
         "network: a connection to {} waits for an approval — run `agentd approve {id}` or `agentd deny {id}` within {} s",
         escape::text(to),
         wait.as_secs()
-    ));
+    )
 }

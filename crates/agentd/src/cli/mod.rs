@@ -13,6 +13,8 @@ mod daemon;
 mod data;
 mod doctor;
 mod environment;
+#[cfg(feature = "policy")]
+mod execution;
 mod explain;
 mod failure;
 mod flow_list;
@@ -29,6 +31,8 @@ mod links;
 #[cfg(feature = "policy")]
 mod local_user;
 mod logging;
+#[cfg(feature = "policy")]
+mod mcp;
 mod named_backend;
 mod net;
 mod network;
@@ -48,6 +52,8 @@ mod run;
 mod sandbox;
 mod secrets;
 mod selection;
+#[cfg(feature = "policy")]
+mod service;
 mod state;
 mod stops;
 mod stream;
@@ -111,7 +117,7 @@ pub fn main() -> ExitCode {
         }
     }
     #[cfg(feature = "policy")]
-    if matches!(cli.command, Sub::Call(_)) {
+    if matches!(&cli.command, Sub::Call(_)) || matches!(&cli.command, Sub::Mcp(args) if args.command.is_none()) {
         // Before the threads of the engine: the launcher is a fork of this process.
         agentd_isolation::shared_kernel::start_launcher();
     }
@@ -126,6 +132,8 @@ pub fn main() -> ExitCode {
         Sub::Run(args) => runtime.block_on(as_sole_task(run::run(*args))),
         #[cfg(feature = "policy")]
         Sub::Call(args) => runtime.block_on(as_sole_task(call::call(*args, telemetry))),
+        #[cfg(feature = "policy")]
+        Sub::Mcp(args) => runtime.block_on(as_sole_task(mcp::mcp(*args))),
         #[cfg(feature = "policy")]
         Sub::Capability(command) => capability::capability(&command),
         Sub::Sandbox(command) => runtime.block_on(as_sole_task(sandbox::sandbox(*command))),
@@ -196,6 +204,7 @@ fn other(command: &[OsString]) -> Failure {
         ("quota", "policy"),
         ("call", "policy"),
         ("capability", "policy"),
+        ("mcp", "policy"),
     ];
     match feature.into_iter().find(|(command, _)| *command == name) {
         Some((_, feature)) => format!("command '{name}': {}", crate::isolation::left_out(feature)).into(),

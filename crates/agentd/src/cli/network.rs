@@ -182,9 +182,12 @@ impl NetworkSummary {
 
     /// Prints a line about each destination that was refused or not reached.
     pub(crate) fn warn(&self) {
-        for line in self.lines() {
-            writer::message(format_args!("network: {}", escape::text(&line)));
-        }
+        self.notices().for_each(|line| writer::message(format_args!("{line}")));
+    }
+
+    /// Returns a line about each destination that was refused or not reached.
+    pub(crate) fn notices(&self) -> impl Iterator<Item = String> {
+        self.lines().into_iter().map(|line| format!("network: {}", escape::text(&line)))
     }
 
     fn lines(&self) -> Vec<String> {

@@ -17,9 +17,12 @@ const SEARCHED: usize = 256;
 
 /// Prints the warnings of a report, with a limited number of changes.
 pub(crate) fn warn(report: &Report) {
-    for warning in report.warnings() {
-        writer::message(format_args!("warning: {warning}"));
-    }
+    lines(report).for_each(|line| writer::message(format_args!("{line}")));
+}
+
+/// Returns the warnings of a report, each as one line.
+pub(crate) fn lines(report: &Report) -> impl Iterator<Item = String> {
+    report.warnings().into_iter().map(|warning| format!("warning: {warning}"))
 }
 
 /// Notes about git operations that cannot work in a sandbox, with the options that allow them.

@@ -7,7 +7,7 @@ use super::{
     explain,
     failure::{self, CANNOT, Failure},
     hidden,
-    host_approvals::HostApprovals,
+    host_approvals::{self, HostApprovals},
     image,
     network::{FlowReader, NetworkSummary},
     protection::{self, Advice},
@@ -16,7 +16,7 @@ use super::{
     result_object::{self, ResultObject},
     secrets::{self, ReadSecrets},
     selection::{self, Selected},
-    stops::Stops,
+    stops::{StopSource, Stops},
     stream, temporary, toolchains, writer,
 };
 use agentd_core::{
@@ -97,7 +97,7 @@ async fn attempt(mut args: RunArgs, result: &mut ResultObject) -> Result<u8, Fai
     // Held until the sandbox is gone, so that its layers are not collected.
     let held = args.boundary.image.as_ref().map(image::hold).transpose()?;
     let image = held.as_ref().map(|(image, _)| image);
-    let input = RunInput { args: &args, secrets: &secrets, image };
+    let input = RunInput { args: &args, secrets: &secrets, image, stops: &StopSource::Signals };
     let Begun { selected, sandbox, spec, mut command, before } = match begin::begin(input, &work_root).await? {
         Ok(begun) => begun,
         Err(stop) => return Ok(stopped_by(stop)),
@@ -105,7 +105,7 @@ async fn attempt(mut args: RunArgs, result: &mut ResultObject) -> Result<u8, Fai
     secrets::add_environment(&mut command, sandbox.network_environment(), &args.command.env);
     let Before { advice, mut compared, mut stops } = before;
     let mut flows = FlowReader::start(&*sandbox, NetworkArg::deny_reasons(&args.boundary.net))?;
-    let approvals = HostApprovals::start(&*sandbox, &spec)?;
+    let approvals = HostApprovals::start(&*sandbox, &spec, &in_words(&command), Box::new(host_approvals::print))?;
     // An image has its own programs, and without a boundary no directory is hidden.
     let hides = image.is_none() && selected.backend.traits().boundary;
     if !args.json {
@@ -163,7 +163,7 @@ async fn attempt(mut args: RunArgs, result: &mut ResultObject) -> Result<u8, Fai
 /// Prints the plan of the sandbox.
 async fn print_plan(args: &RunArgs, selected: &Selected, secrets: &ReadSecrets) -> Result<u8, Failure> {
     let image = args.boundary.image.as_ref().map(image::find).transpose()?;
-    let (spec, _) = RunInput { args, secrets, image: image.as_ref() }.request(&*selected.backend)?;
+    let (spec, _) = RunInput { args, secrets, image: image.as_ref(), stops: &StopSource::Signals }.request(&*selected.backend)?;
     let text = explain::text(selected, &args.require, &spec).await?;
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(0)
@@ -187,6 +187,12 @@ fn print_notes(changed: &Report, code: Option<u8>, advice: &Advice) {
     if code == Some(127) {
         hidden::note_of_environments();
     }
+}
+
+/// Returns the command for an approver.
+fn in_words(command: &Command) -> String {
+    let words: Vec<_> = command.argv.iter().map(|word| word.to_string_lossy()).collect();
+    format!("the command {}", words.join(" "))
 }
 
 /// Returns the exit code of a program that a signal has ended.

@@ -1,6 +1,8 @@
-//! The signals that ask agentd to stop.
+//! Requests to stop: the signals of this process, or the cancellation by a caller of the daemon.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+#[cfg(feature = "policy")]
+use tokio_util::sync::CancellationToken;
 
 /// Signals with a name that end a process without a handler (`signal(7)`). Not included: signals for faults of the program
 /// itself, `SIGKILL`, and `SIGPIPE`, which Rust ignores.
@@ -27,32 +29,92 @@ fn ending() -> impl Iterator<Item = i32> {
     FATAL_SIGNALS.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }
 
-/// Receives the signals that ask agentd to stop.
+/// Where requests to stop come from.
+#[derive(Clone)]
+pub(crate) enum StopSource {
+    /// The signals that ask this process to stop.
+    Signals,
+    /// A caller of the daemon, who cancels the token once.
+    #[cfg(feature = "policy")]
+    Caller(CancellationToken),
+}
+
+/// Receives requests to stop.
 pub(crate) struct Stops {
-    signals: Vec<(i32, Signal)>,
-    /// The number of signals received so far.
+    source: OpenSource,
+    /// The number of requests received so far.
     pub(super) received: u32,
     /// The exit code, once a signal has stopped the wait for the end of the sandbox.
     pub(super) given_up: Option<u8>,
 }
 
+enum OpenSource {
+    Signals(Vec<(i32, Signal)>),
+    #[cfg(feature = "policy")]
+    Caller(CancellationToken),
+}
+
 impl Stops {
+    /// Receives the signals of this process.
     pub(crate) fn new() -> std::io::Result<Self> {
-        let signals = ending().map(|number| Ok((number, signal(SignalKind::from_raw(number))?)));
-        Ok(Self { signals: signals.collect::<std::io::Result<_>>()?, received: 0, given_up: None })
+        Self::of(&StopSource::Signals)
     }
 
-    /// Waits for the next signal and returns its number.
-    pub(crate) async fn next(&mut self) -> i32 {
-        std::future::poll_fn(|context| {
-            for (number, stop) in &mut self.signals {
-                if stop.poll_recv(context).is_ready() {
-                    self.received += 1;
-                    return std::task::Poll::Ready(*number);
-                }
+    /// Receives the requests of a source.
+    pub(crate) fn of(source: &StopSource) -> std::io::Result<Self> {
+        let source = match source {
+            StopSource::Signals => {
+                let signals = ending().map(|number| Ok((number, signal(SignalKind::from_raw(number))?)));
+                OpenSource::Signals(signals.collect::<std::io::Result<_>>()?)
             }
-            std::task::Poll::Pending
-        })
-        .await
+            #[cfg(feature = "policy")]
+            StopSource::Caller(cancel) => OpenSource::Caller(cancel.clone()),
+        };
+        Ok(Self { source, received: 0, given_up: None })
+    }
+
+    /// Waits for the next request. Returns the number of the signal; that of `SIGTERM` for a cancellation.
+    pub(crate) async fn next(&mut self) -> i32 {
+        match &mut self.source {
+            OpenSource::Signals(signals) => {
+                let number = std::future::poll_fn(|context| {
+                    let received =
+                        signals.iter_mut().find_map(|(number, stop)| stop.poll_recv(context).is_ready().then_some(*number));
+                    received.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+                });
+                let number = number.await;
+                self.received += 1;
+                number
+            }
+            #[cfg(feature = "policy")]
+            OpenSource::Caller(cancel) => {
+                if self.received > 0 {
+                    return std::future::pending().await;
+                }
+                cancel.cancelled().await;
+                self.received = 1;
+                libc::SIGTERM
+            }
+        }
+    }
+}
+
+#[cfg(all(test, feature = "policy"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn cancellation_is_received_once_by_each_receiver() {
+        let cancel = CancellationToken::new();
+        let source = StopSource::Caller(cancel.clone());
+        let mut early = Stops::of(&source).unwrap();
+        cancel.cancel();
+        let mut late = Stops::of(&source).unwrap();
+        for stops in [&mut early, &mut late] {
+            assert_eq!(stops.next().await, libc::SIGTERM);
+            let mut again = std::pin::pin!(stops.next());
+            let pending = std::future::poll_fn(|context| std::task::Poll::Ready(again.as_mut().poll(context).is_pending()));
+            assert!(pending.await);
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! Forwards the streams of a command. Reading standard input and writing output may block, so each has its own thread. The
 //! runtime can then continue to handle signals and deadlines.
 
+#[cfg(feature = "policy")]
+use super::execution::input;
 use super::{
     args::CommandArgs,
     failure::CANNOT,
@@ -8,7 +10,7 @@ use super::{
     terminal,
     writer::{self, OutputPiece, Written},
 };
-use agentd_core::{EndReason, ExecHandle, ExecStreams, IsolationError, Outcome};
+use agentd_core::{EndReason, ExecHandle, ExecStreams, IsolationError, Outcome, PtySize};
 use agentd_log::LogFailure as _;
 use std::{
     os::fd::OwnedFd,
@@ -35,6 +37,17 @@ pub(crate) enum CommandInput {
     /// These bytes.
     #[cfg(feature = "policy")]
     Bytes(Vec<u8>),
+    /// What a caller of the daemon sends.
+    #[cfg(feature = "policy")]
+    OfCaller(input::CallerInput),
+}
+
+/// A change of a running command that its caller requests together with its input.
+pub(crate) enum CommandChange {
+    /// The terminal has this size.
+    Resize(PtySize),
+    /// The process group of the command gets this signal.
+    Signal(i32),
 }
 
 /// Counts output bytes against a limit.
@@ -91,8 +104,10 @@ pub(crate) async fn serve(
 ) -> Result<(Outcome, Option<i32>), IsolationError> {
     let streams = handle.take_streams();
     let mut resized = signal(SignalKind::window_change()).map_err(io_error)?;
+    let follows_terminal = args.tty && matches!(input, CommandInput::OfAgentd);
     let meter = Meter::new(args.max_output.map_or(u64::MAX, |b| b.0));
-    connect(streams, args.interactive, input, &Sink { to: sender, meter: meter.clone(), gone }).map_err(io_error)?;
+    let sink = Sink { to: sender, meter: meter.clone(), gone };
+    let mut changes = connect(streams, args.interactive, input, sink).map_err(io_error)?;
     let mut stopped = None;
     let mut kill_at = None;
     let mut all_written = false;
@@ -117,7 +132,12 @@ pub(crate) async fn serve(
                 all_written = true;
                 write_result(result)?;
             }
-            Some(()) = resized.recv(), if args.tty => handle.resize(terminal::size()).await?,
+            Some(()) = resized.recv(), if follows_terminal => handle.resize(terminal::size()).await?,
+            Some(change) = next_change(&mut changes) => match change {
+                CommandChange::Resize(size) => handle.resize(size).await?,
+                // A command that has ended in the meantime gets no signal.
+                CommandChange::Signal(number) => drop(handle.signal(number).await.or_debug("send signal", number)),
+            },
             outcome = handle.wait() => break outcome?,
         }
     };
@@ -137,6 +157,13 @@ pub(crate) async fn serve(
         outcome.reason = EndReason::OutputLimit;
     }
     Ok((outcome, stopped))
+}
+
+async fn next_change(changes: &mut Option<mpsc::Receiver<CommandChange>>) -> Option<CommandChange> {
+    match changes {
+        Some(changes) => changes.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_until(when: Option<tokio::time::Instant>) {
@@ -188,13 +215,35 @@ struct Sink {
     gone: Arc<writer::ClosedOutputs>,
 }
 
-/// Starts the tasks and threads that copy the streams.
-fn connect(streams: ExecStreams, interactive: bool, input: CommandInput, sink: &Sink) -> std::io::Result<()> {
-    if let Some(master) = streams.pty {
-        if interactive {
-            let input = master.try_clone()?;
-            std::thread::Builder::new().spawn(move || copy_stdin(&input))?;
+/// Starts the tasks and threads that copy the streams. Returns the changes that a caller of the daemon requests.
+fn connect(
+    streams: ExecStreams,
+    interactive: bool,
+    input: CommandInput,
+    sink: Sink,
+) -> std::io::Result<Option<mpsc::Receiver<CommandChange>>> {
+    let is_terminal = streams.pty.is_some();
+    let to = match (streams.stdin, &streams.pty) {
+        (Some(stdin), _) => Some(stdin),
+        (None, Some(master)) if interactive => Some(master.try_clone()?),
+        (None, _) => None,
+    };
+    let changes = match (input, to) {
+        #[cfg(feature = "policy")]
+        (CommandInput::OfCaller(input), to) => Some(input::feed(input, to, is_terminal)?),
+        #[cfg(feature = "policy")]
+        (CommandInput::Bytes(bytes), Some(to)) if !is_terminal => {
+            // An error means that the command has closed its standard input.
+            std::thread::Builder::new().spawn(move || writer::write_all(&to, &bytes))?;
+            None
         }
+        (_, Some(to)) => {
+            std::thread::Builder::new().spawn(move || copy_stdin(&to))?;
+            None
+        }
+        (_, None) => None,
+    };
+    if let Some(master) = streams.pty {
         let sink = sink.clone();
         std::thread::Builder::new().spawn(move || read_terminal(&master, &sink))?;
     }
@@ -204,17 +253,7 @@ fn connect(streams: ExecStreams, interactive: bool, input: CommandInput, sink: &
     if let Some(fd) = streams.stderr {
         tokio::spawn(forward(pipe::Receiver::from_owned_fd(fd)?, sink.clone(), OutputPiece::Err, |gone| &gone.err));
     }
-    if let Some(stdin) = streams.stdin {
-        std::thread::Builder::new().spawn(move || match input {
-            CommandInput::OfAgentd => copy_stdin(&stdin),
-            #[cfg(feature = "policy")]
-            CommandInput::Bytes(bytes) => {
-                // An error means that the command has closed its standard input.
-                let _ = writer::write_all(&stdin, &bytes);
-            }
-        })?;
-    }
-    Ok(())
+    Ok(changes)
 }
 
 /// Returns the message about a command that did not end by itself.

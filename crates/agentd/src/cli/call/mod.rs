@@ -2,18 +2,17 @@
 
 mod intent;
 mod place;
-mod sandbox;
-mod session;
 mod text;
 
-pub(super) use place::{registry, words};
+pub(super) use place::{engine, registry, words};
 
 use super::{
     args::CallArgs,
+    execution::{ExecutedIntent, ExecutionOptions, LiveCaller, execute},
     failure::{CANNOT, Failure},
     output_file::{INTENT, OutputFile, OutputKind},
     request, run,
-    stops::Stops,
+    stops::{StopSource, Stops},
     stream,
     telemetry::{self, CallTrace, Telemetry},
     writer,
@@ -54,9 +53,9 @@ async fn submit(args: &CallArgs, receipt: Option<OutputFile>, trace: &CallTrace)
     };
     let (ended, was_live) = match submitted {
         Submitted::Ended(ended) => (ended, false),
-        Submitted::Execute(execution) => execute(*execution, args, &mut stops).await?,
+        Submitted::Execute(execution) => execute_here(*execution, args).await?,
         Submitted::Hold(held) => match approved(*held, &mut stops).await? {
-            Ok(execution) => execute(execution, args, &mut stops).await?,
+            Ok(execution) => execute_here(execution, args).await?,
             Err(ended) => (ended, false),
         },
     };
@@ -68,30 +67,21 @@ async fn submit(args: &CallArgs, receipt: Option<OutputFile>, trace: &CallTrace)
 }
 
 /// Executes an intent. Returns its end, and true if its output was printed meanwhile.
-async fn execute(execution: Execution<'_>, args: &CallArgs, stops: &mut Stops) -> Result<(EndedIntent, bool), Failure> {
-    let valid = execution.valid();
-    // Output that is a JSON result is printed only if it matches its schema.
-    let live = !args.json && valid.capability.result.is_none() && !matches!(valid.operation, Operation::Tool(_));
-    let options = sandbox::ExecutionOptions {
+async fn execute_here(execution: Execution<'_>, args: &CallArgs) -> Result<(EndedIntent, bool), Failure> {
+    if matches!(&execution.valid().operation, Operation::Command(line) if line.stream_stdin && args.params == "-") {
+        let text = "stdin_stream: standard input has the parameters — write the parameters into a file, and name it by @FILE";
+        return Ok((execution.fail(text).await?, false));
+    }
+    let options = ExecutionOptions {
         backend: args.backend.as_deref().filter(|name| !["auto", ""].contains(name)),
         secrets: &args.less.secret,
-        live,
+        caller: LiveCaller::CommandLine { json: args.json },
+        input: None,
+        stops: StopSource::Signals,
     };
-    match &valid.operation {
-        Operation::Command(line) if line.stream_stdin && args.params == "-" => {
-            let text = "stdin_stream: standard input has the parameters — write the parameters into a file, and name it by @FILE";
-            Ok((execution.fail(text).await?, false))
-        }
-        Operation::Cell(cell) => {
-            if !options.secrets.is_empty() {
-                let text = "session: secrets cannot be used in a session — remove --secret, or the parameter session";
-                return Ok((execution.fail(text).await?, false));
-            }
-            let cell = cell.clone();
-            Ok((session::execute(execution, cell, live, stops).await?, live))
-        }
-        Operation::Command(_) | Operation::Tool(_) => Ok((sandbox::execute(execution, &options, stops).await?, live)),
-    }
+    let ExecutedIntent { ended, was_live, notices } = execute(execution, options).await?;
+    notices.iter().for_each(|line| writer::message(format_args!("{line}")));
+    Ok((ended, was_live))
 }
 
 /// Waits for the approval of an intent. A signal ends the wait and the intent.

@@ -40,7 +40,7 @@ pub(in super::super) fn words(capabilities: &CapabilityRegistry) -> Result<Vocab
 ///
 /// # Errors
 /// A part cannot be opened. No intent is executed then.
-pub(super) async fn engine() -> Result<Engine, Failure> {
+pub(in super::super) async fn engine() -> Result<Engine, Failure> {
     let capabilities = registry()?;
     let policies = LivePolicies::open(&data::folder()?.join("policy"), words(&capabilities)?, IfMissing::UseDefault)?;
     let quotas = LiveQuotas::open(&quota::file()?)?;

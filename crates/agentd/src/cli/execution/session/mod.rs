@@ -5,23 +5,27 @@ mod name;
 mod open;
 mod streams;
 
-use super::super::{failure::Failure, failure::message, protection, stops::Stops};
-use agentd_engine::{EndedIntent, Executed, Execution, Ran, RanCell, SessionCall};
+use super::{
+    super::{failure::message, protection, stops::Stops},
+    ExecutedIntent, LiveCaller,
+};
+use agentd_engine::{EndedIntent, EngineError, Executed, Execution, Ran, RanCell, SessionCall};
 use agentd_log::LogFailure as _;
+use agentd_server::ExecuteError;
 use exchange::ExecutedCell;
 use open::{NotOpened, OpenedSession};
 use serde_json::{Map, Value, json};
 
-/// Executes a cell, and records its end. The caller reads its output live if `live` is true.
+/// Executes a cell, and records its end.
 ///
 /// # Errors
 /// The end of the intent cannot be recorded.
 pub(super) async fn execute(
     execution: Execution<'_>,
     cell: SessionCall,
-    live: bool,
+    caller: &LiveCaller,
     stops: &mut Stops,
-) -> Result<EndedIntent, Failure> {
+) -> Result<ExecutedIntent, ExecuteError> {
     let opened = tokio::select! {
         biased;
         signal = stops.next() => Err(NotOpened::Failed(format!("agentd received signal {signal} before the start").into())),
@@ -29,26 +33,23 @@ pub(super) async fn execute(
     };
     let OpenedSession { client, name, handle, language, is_new, selected, started } = match opened {
         Ok(opened) => opened,
-        Err(NotOpened::Exceeds(excess)) => return Ok(execution.refuse_session(excess).await?),
-        Err(NotOpened::Lost(cause)) => {
-            let text = format!("session {}: {cause}; the next cell with this handle begins a new session", cell.handle);
-            return Ok(execution.fail_with("session-lost", &text).await?);
-        }
-        Err(NotOpened::Failed(failure)) => return Ok(execution.fail(&message(&*failure)).await?),
+        Err(not_opened) => return Ok(ExecutedIntent::not_begun(end(execution, &cell, not_opened).await?)),
     };
-    protection::warn(started.before());
+    let mut notices: Vec<String> = protection::lines(started.before()).collect();
     let controls = started.controls().to_vec();
     let limits = &execution.terms().effective.limits;
-    let ExecutedCell { outcome, digests, report, lost, protected } =
-        match exchange::execute(started, &cell, limits, live, stops).await {
-            Ok(executed) => executed,
-            Err(failure) => return Ok(execution.fail(&message(&*failure)).await?),
-        };
-    protection::warn(&protected);
+    let was_live = caller.is_live(execution.valid());
+    let executed = exchange::execute(started, &cell, limits, caller.output(execution.valid()), stops).await;
+    let executed = executed.map_err(|failure| message(&*failure));
+    let ExecutedCell { outcome, digests, report, lost, protected } = match executed {
+        Ok(executed) => executed,
+        Err(message) => return Ok(ExecutedIntent::not_begun(execution.fail(&message).await?)),
+    };
+    notices.extend(protection::lines(&protected));
     if lost.is_some()
         && let Some(report) = client.remove(&name).await.or_warn("remove lost session", &name)
     {
-        protection::warn(&report);
+        notices.extend(protection::lines(&report));
     }
     let mut session = Map::new();
     session.insert(
@@ -68,5 +69,18 @@ pub(super) async fn execute(
             ran: Ran::Cell(Box::new(RanCell { outcome, digests, session, lost })),
         })
         .await?;
-    Ok(ended)
+    Ok(ExecutedIntent { ended, was_live, notices })
+}
+
+/// Ends an intent whose session was not opened.
+async fn end(execution: Execution<'_>, cell: &SessionCall, not_opened: NotOpened) -> Result<EndedIntent, EngineError> {
+    let text = match not_opened {
+        NotOpened::Exceeds(excess) => return execution.refuse_session(excess).await,
+        NotOpened::Lost(cause) => {
+            let text = format!("session {}: {cause}; the next cell with this handle begins a new session", cell.handle);
+            return execution.fail_with("session-lost", &text).await;
+        }
+        NotOpened::Failed(failure) => message(&*failure),
+    };
+    execution.fail(&text).await
 }

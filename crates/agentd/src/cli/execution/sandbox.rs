@@ -1,26 +1,32 @@
 //! Executes an intent in a new sandbox, the way `agentd run` executes a command.
 
-use super::super::{
-    args::{NetworkArg, RunArgs},
-    begin::{self, Before, Begun, RunInput},
-    failure::{self, Failure},
-    host_approvals::HostApprovals,
-    network::{FlowReader, NetworkSummary},
-    protection,
-    receipt::OutputDigests,
-    run,
-    secrets::{self, ReadSecrets},
-    stops::Stops,
-    stream::{self, CommandInput},
-    temporary, terminal, writer,
+use super::{
+    super::{
+        args::{NetworkArg, RunArgs},
+        begin::{self, Before, Begun, RunInput},
+        failure::{self, Failure},
+        host_approvals::HostApprovals,
+        network::{FlowReader, NetworkSummary},
+        protection,
+        receipt::OutputDigests,
+        run,
+        secrets::{self, ReadSecrets},
+        stops::Stops,
+        stream::{self, CommandInput},
+        temporary, terminal,
+        writer::{self, Output},
+    },
+    ExecutedIntent, ExecutionOptions,
+    input::CallerInput,
 };
 use crate::isolation::backends_with;
 use agentd_core::{
     Access, Command, ControlStatus, EndReason, IsolationError, Network, Outcome, PtySize, Sandbox, SandboxSpec, StdinSource,
 };
-use agentd_engine::{CommandLine, EndedIntent, Executed, Execution, Operation, Ran, Terms, ValidIntent, WorkspaceAccess};
+use agentd_engine::{CommandLine, Executed, Execution, Operation, Ran, Terms, ValidIntent, WorkspaceAccess};
 use agentd_log::measure::{CountedFact, Stage};
 use agentd_records::receipt::RecordedEgress;
+use agentd_server::{CallInput, ExecuteError};
 use agentd_tool::{
     call::{CallError, CallOptions},
     capability::CapabilityCall,
@@ -28,45 +34,35 @@ use agentd_tool::{
 };
 use std::{
     collections::BTreeSet,
-    ffi::OsString,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
     time::Duration,
 };
+use tokio::sync::mpsc;
 use tracing::{Instrument as _, Span};
 
 /// The number of bytes of each stream that a result has.
 const CAPTURE: u64 = 256 << 10;
 
-/// What the caller chooses for the sandbox of an intent, besides the terms.
-pub(super) struct ExecutionOptions<'a> {
-    /// The backend.
-    pub backend: Option<&'a str>,
-    /// The options `--secret`. Their destinations are a part of the terms.
-    pub secrets: &'a [OsString],
-    /// True if the caller reads the output of a command while it runs.
-    pub live: bool,
-}
-
-/// Executes an intent in a new sandbox, and records its end. A signal that `earlier` receives before the start ends the intent.
+/// Executes an intent in a new sandbox, and records its end. A request of `earlier` before the start ends the intent.
 ///
 /// # Errors
-/// The end of the intent cannot be recorded.
+/// The end of the intent cannot be recorded, or the sandbox cannot be destroyed.
 pub(super) async fn execute(
     execution: Execution<'_>,
-    options: &ExecutionOptions<'_>,
+    options: ExecutionOptions<'_>,
     earlier: &mut Stops,
-) -> Result<EndedIntent, Failure> {
+) -> Result<ExecutedIntent, ExecuteError> {
     let prepared = tokio::select! {
         biased;
         signal = earlier.next() => Err(stopped(signal)),
-        prepared = Prepared::new(&execution, options).instrument(Stage::Sandbox.span()) => prepared,
+        prepared = Prepared::new(&execution, &options).instrument(Stage::Sandbox.span()) => prepared,
     };
-    let prepared = match prepared {
+    let prepared = prepared.map_err(|failure| failure::message(&*failure));
+    let Prepared { begun, args } = match prepared {
         Ok(prepared) => prepared,
-        Err(failure) => return Ok(execution.fail(&failure::message(&*failure)).await?),
+        Err(message) => return Ok(ExecutedIntent::not_begun(execution.fail(&message).await?)),
     };
-    let Prepared { begun, args } = prepared;
     let Begun { selected, sandbox, spec, mut command, before } = begun;
     secrets::add_environment(&mut command, sandbox.network_environment(), &args.command.env);
     let Before { mut compared, mut stops, .. } = before;
@@ -74,16 +70,24 @@ pub(super) async fn execute(
     if let Some(problem) = unenforced {
         sandbox.destroy().await?;
         let message = format!("the sandbox differs from the decision: {problem} — report this as a bug of agentd");
-        return Ok(execution.fail(&message).await?);
+        return Ok(ExecutedIntent::not_begun(execution.fail(&message).await?));
     }
-    let flows = FlowReader::start(&*sandbox, Vec::new())?;
-    let approvals = HostApprovals::start(&*sandbox, &spec)?;
+    let observers = Observers::start(&execution, &*sandbox, &spec, &options).map_err(|failure| failure::message(&*failure));
+    let Observers { flows, approvals } = match observers {
+        Ok(observers) => observers,
+        Err(message) => {
+            sandbox.destroy().await?;
+            return Ok(ExecutedIntent::not_begun(execution.fail(&message).await?));
+        }
+    };
     compared.command_begins();
+    let was_live = options.caller.is_live(execution.valid());
+    let live = options.caller.output(execution.valid());
     let exec = Stage::Exec.span();
     exec.record("backend", selected.backend.name());
     let ran = async {
         match &execution.valid().operation {
-            Operation::Command(line) => command_in(&sandbox, (line, command), &args, options.live, &mut stops).await,
+            Operation::Command(line) => command_in(&sandbox, (line, command), &args, (live, options.input), &mut stops).await,
             Operation::Cell(_) => Ran::Tool(Err(not_here())),
             Operation::Tool(call) => Ran::Tool(tool_in(&*sandbox, call, command, &mut stops).await),
         }
@@ -91,13 +95,11 @@ pub(super) async fn execute(
     let ran = ran.instrument(exec).await;
     // The sandbox is destroyed before the protected paths are compared, so that no process can change them afterwards.
     let destroyed = run::destroy(&sandbox, &mut stops, &mut compared).await;
-    if let Some(approvals) = approvals {
-        approvals.finish(matches!(destroyed, Ok(None)));
-    }
+    let is_destroyed = matches!(destroyed, Ok(None));
     let (protected, _) = compared.report(&mut stops).await;
-    protection::warn(&protected);
-    let network = flows.map(|flows| flows.finish(matches!(destroyed, Ok(None))));
-    network.iter().for_each(NetworkSummary::warn);
+    let network = observed_network(flows, approvals, is_destroyed).await;
+    let mut notices: Vec<String> = protection::lines(&protected).collect();
+    notices.extend(network.iter().flat_map(NetworkSummary::notices));
     let egress = network.as_ref().map(NetworkSummary::recorded);
     egress.iter().for_each(count_verdicts);
     let ended = execution
@@ -110,7 +112,48 @@ pub(super) async fn execute(
         })
         .await?;
     destroyed?;
-    Ok(ended)
+    Ok(ExecutedIntent { ended, was_live, notices })
+}
+
+/// What observes the network of a sandbox.
+struct Observers {
+    flows: Option<FlowReader>,
+    approvals: Option<HostApprovals>,
+}
+
+impl Observers {
+    fn start(
+        execution: &Execution<'_>,
+        sandbox: &dyn Sandbox,
+        spec: &SandboxSpec,
+        options: &ExecutionOptions<'_>,
+    ) -> Result<Self, Failure> {
+        let intent = &execution.valid().intent;
+        let what = format!("{} of {}, intent {}", intent.capability, intent.principal.id(), execution.id());
+        Ok(Self {
+            flows: FlowReader::start(sandbox, Vec::new())?,
+            approvals: HostApprovals::start(sandbox, spec, &what, options.caller.notify())?,
+        })
+    }
+}
+
+/// Waits for the threads that observe the network, and returns what they saw.
+async fn observed_network(
+    flows: Option<FlowReader>,
+    approvals: Option<HostApprovals>,
+    is_destroyed: bool,
+) -> Option<NetworkSummary> {
+    if flows.is_none() && approvals.is_none() {
+        return None;
+    }
+    let finish = move || {
+        if let Some(approvals) = approvals {
+            approvals.finish(is_destroyed);
+        }
+        flows.map(|flows| flows.finish(is_destroyed))
+    };
+    // A panic has already been reported by the panic hook.
+    tokio::task::spawn_blocking(finish).await.ok().flatten()
 }
 
 /// A sandbox that was created for an intent.
@@ -122,10 +165,17 @@ struct Prepared {
 impl Prepared {
     async fn new(execution: &Execution<'_>, options: &ExecutionOptions<'_>) -> Result<Self, Failure> {
         let mut args = run_args(execution, options.backend)?;
+        if let Operation::Command(line) = &execution.valid().operation {
+            let is_pipe = options.input.is_none() && !rustix::termios::isatty(rustix::stdio::stdin());
+            if line.pty.is_some() && line.stream_stdin && is_pipe {
+                // A terminal has no permanent end of file, which the end of a pipe would need.
+                return Err("stdin_stream: standard input is not a terminal — leave out pty or stdin_stream".into());
+            }
+        }
         args.secret = options.secrets.to_vec();
         let work_root = temporary::of_run(&args.boundary)?;
         let secrets = ReadSecrets::of(&mut args)?;
-        let input = RunInput { args: &args, secrets: &secrets, image: None };
+        let input = RunInput { args: &args, secrets: &secrets, image: None, stops: &options.stops };
         match begin::begin(input, &work_root).await? {
             Ok(begun) => {
                 Span::current().record("backend", begun.selected.backend.name());
@@ -184,10 +234,6 @@ pub(super) fn run_args(execution: &Execution<'_>, backend: Option<&str>) -> Resu
         args.command.argv = line.argv.iter().map(Into::into).collect();
         args.command.tty = line.pty.is_some();
         args.command.interactive = line.stream_stdin;
-        if line.pty.is_some() && line.stream_stdin && !rustix::termios::isatty(rustix::stdio::stdin()) {
-            // A terminal has no permanent end of file, which the end of a pipe would need.
-            return Err("stdin_stream: standard input is not a terminal — leave out pty or stdin_stream".into());
-        }
         args.command.env = line.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
         if let Some(cwd) = &line.cwd {
             args.command.cwd = Some(match place {
@@ -245,12 +291,12 @@ fn unenforced(
     execution.terms().unmet(spec, command, backend)
 }
 
-/// Runs a command. A signal ends it.
+/// Runs a command. Its output goes to `live` while it is written, if there is one. A request to stop ends the command.
 async fn command_in(
     sandbox: &Arc<dyn Sandbox>,
     (line, mut command): (&CommandLine, Command),
     args: &RunArgs,
-    live: bool,
+    (live, input): (Option<Output>, Option<mpsc::Receiver<CallInput>>),
     stops: &mut Stops,
 ) -> Ran {
     let is_empty = line.stdin.is_empty() && !line.stream_stdin;
@@ -259,12 +305,22 @@ async fn command_in(
         let own = terminal::size();
         PtySize { rows: requested.rows.unwrap_or(own.rows), cols: requested.cols.unwrap_or(own.cols) }
     });
-    let input = if line.stream_stdin { CommandInput::OfAgentd } else { CommandInput::Bytes(line.stdin.clone()) };
+    let is_raw = live.is_some() && input.is_none() && line.pty.is_some() && line.stream_stdin;
+    let input = match input {
+        Some(input) => {
+            CommandInput::OfCaller(CallerInput { receiver: input, first: line.stdin.clone(), is_streamed: line.stream_stdin })
+        }
+        None if line.stream_stdin => CommandInput::OfAgentd,
+        None => CommandInput::Bytes(line.stdin.clone()),
+    };
     let digests = OutputDigests::default();
     let ran = async {
         let handle = sandbox.exec_streaming(command).await?;
-        let (output, kept) = if live { writer::keep_copy(CAPTURE, writer::start()) } else { writer::keep(CAPTURE) };
-        let raw = if live && line.pty.is_some() && line.stream_stdin { terminal::RawMode::enter() } else { None };
+        let (output, kept) = match live {
+            Some(live) => writer::keep_copy(CAPTURE, live),
+            None => writer::keep(CAPTURE),
+        };
+        let raw = if is_raw { terminal::RawMode::enter() } else { None };
         let (outcome, _) = stream::serve(handle, &args.command, input, stops, digests.observe(output)).await?;
         drop(raw);
         let [stdout, stderr] = std::mem::replace(

@@ -63,8 +63,8 @@ struct CellExchange<'c> {
     grace: Duration,
 }
 
-/// Executes a cell under these limits. The caller reads its output live if `live` is true. A signal that asks agentd to stop
-/// interrupts the cell, and a second one kills the interpreter.
+/// Executes a cell under these limits. Its output goes to `live` while it is written, if there is one. A request to stop interrupts
+/// the cell, and a second one kills the interpreter.
 ///
 /// # Errors
 /// The streams of the interpreter cannot be used. The interpreter is then killed.
@@ -72,7 +72,7 @@ pub(super) async fn execute(
     mut started: Started,
     cell: &SessionCall,
     limits: &Limits,
-    live: bool,
+    live: Option<writer::Output>,
     stops: &mut Stops,
 ) -> Result<ExecutedCell, Failure> {
     let began = Instant::now();
@@ -83,14 +83,14 @@ pub(super) async fn execute(
         streams: CellStreams::new(started.take_streams())?,
         started,
         reader: CellReader::new(number),
-        output: CellOutput::new(limits.output.map(|limit| limit.0), CAPTURE, live),
+        output: CellOutput::new(limits.output.map(|limit| limit.0), CAPTURE, live.is_some()),
         request: &request,
         reason: None,
         kill_at: None,
         closed: false,
         grace: limits.grace.unwrap_or(GRACE),
     };
-    let (sender, mut written, _) = writer::start();
+    let (sender, mut written, _) = live.unwrap_or_else(writer::start);
     let (mut exchange, end) = exchange.run(limits.wall, &sender, stops).await;
     for stream in 0..2 {
         let arrived = exchange.streams.arrived(stream);

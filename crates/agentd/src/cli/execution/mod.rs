@@ -1,0 +1,69 @@
+//! Executes admitted intents: in a new sandbox, or in an interpreter session. `agentd call` and the daemon share this code.
+
+pub(super) mod input;
+mod live;
+mod sandbox;
+mod session;
+
+pub(super) use live::LiveCaller;
+
+use super::stops::{StopSource, Stops};
+use agentd_engine::{EndedIntent, Execution, Operation};
+use agentd_server::{CallInput, ExecuteError};
+use std::ffi::OsString;
+use tokio::sync::mpsc;
+
+/// How an intent is executed, in addition to its terms.
+pub(super) struct ExecutionOptions<'a> {
+    /// The backend that the caller names.
+    pub backend: Option<&'a str>,
+    /// The options `--secret`. Their destinations are a part of the terms.
+    pub secrets: &'a [OsString],
+    /// The caller, who may read the output while it is written.
+    pub caller: LiveCaller,
+    /// The input of a caller of the daemon.
+    pub input: Option<mpsc::Receiver<CallInput>>,
+    /// Where requests to stop come from.
+    pub stops: StopSource,
+}
+
+/// An intent that was executed.
+pub(super) struct ExecutedIntent {
+    /// Its end.
+    pub ended: EndedIntent,
+    /// True if the caller got the output while it was written.
+    pub was_live: bool,
+    /// Lines about refused destinations and changed protected paths.
+    pub notices: Vec<String>,
+}
+
+impl ExecutedIntent {
+    fn not_begun(ended: EndedIntent) -> Self {
+        Self { ended, was_live: false, notices: Vec::new() }
+    }
+}
+
+/// Executes an intent, and records its end. A request to stop ends the intent.
+///
+/// # Errors
+/// The end of the intent cannot be recorded, or its sandbox cannot be destroyed.
+pub(super) async fn execute(execution: Execution<'_>, options: ExecutionOptions<'_>) -> Result<ExecutedIntent, ExecuteError> {
+    let mut stops = match Stops::of(&options.stops) {
+        Ok(stops) => stops,
+        Err(error) => {
+            let text = format!("receive signals: {error} — check the limit of open files (ulimit -n)");
+            return Ok(ExecutedIntent::not_begun(execution.fail(&text).await?));
+        }
+    };
+    match &execution.valid().operation {
+        Operation::Cell(_) if !options.secrets.is_empty() => {
+            let text = "session: secrets cannot be used in a session — remove --secret, or the parameter session";
+            Ok(ExecutedIntent::not_begun(execution.fail(text).await?))
+        }
+        Operation::Cell(cell) => {
+            let cell = cell.clone();
+            session::execute(execution, cell, &options.caller, &mut stops).await
+        }
+        Operation::Command(_) | Operation::Tool(_) => sandbox::execute(execution, options, &mut stops).await,
+    }
+}
