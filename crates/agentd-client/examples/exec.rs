@@ -19,6 +19,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     while let Some(event) = execution.next().await? {
         match event {
             ExecutionEvent::Held(held) => eprintln!("waits for `agentd approve {}` until {}", held.intent, held.expires),
+            ExecutionEvent::Notice(text) => eprintln!("{text:?}"),
             ExecutionEvent::Stdout(bytes) => {
                 tokio::io::stdout().write_all(&bytes).await?;
                 tokio::io::stdout().flush().await?;
