@@ -36,8 +36,8 @@ pub struct McpHandler {
 }
 
 impl McpHandler {
-    /// Returns a handler. `caller` is the caller of all requests of a connection; without one, each request must have a [`Caller`]
-    /// in the extensions of its HTTP request.
+    /// Returns a handler. `caller` is the caller of all requests of a connection; without one, each request must have a
+    /// [`Caller`] in the extensions of its HTTP request.
     pub fn new(service: Service, workspace: McpWorkspace, caller: Option<Caller>) -> Self {
         let catalog = Catalog::new(service.capabilities(), &workspace);
         let (outputs, live, parked, slots) = Default::default();

@@ -90,7 +90,8 @@ impl Shared {
         self.reply(request, &call, state)
     }
 
-    /// Waits until a call has ended or needs a decision. Tells the client meanwhile how far the call is, if the client asked for it.
+    /// Waits until a call has ended or needs a decision. Tells the client meanwhile how far the call is, if the
+    /// client asked for it.
     pub(super) async fn followed(&self, request: &ToolRequest<'_>, call: &RunningCall, is_decided: bool) -> CallState {
         let Some(token) = request.context.meta.get_progress_token() else { return call.settled(is_decided).await };
         let begun = Instant::now();
