@@ -308,7 +308,7 @@ fn printed_default_policy_is_valid_and_the_schema_is_json() {
     let place = Place::new();
     let text = place.output(0, &["policy", "default"]);
     place.write("p/default.cedar", &text);
-    assert_eq!(place.output(0, &["policy", "check", "p"]), "valid policies: local, own-sandboxes\n");
+    assert_eq!(place.output(0, &["policy", "check", "p"]), "valid policies: agents, hosts-of-agents, local, own-sandboxes\n");
     let schema = place.json(0, &["policy", "schema"]);
     assert!(schema[""]["actions"]["shell.exec.v1"]["appliesTo"].is_object());
 }

@@ -155,7 +155,7 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "egress-clients",
         place: Place::Host(User::Root),
-        suites: Suites::Only(&["egress_clients", "mcp_clients"]),
+        suites: Suites::Only(&["egress_clients", "mcp_clients", "mcp_conformance"]),
         backends: "linux-native container",
         needs: &[Asset::Programs, Asset::Clients],
         turn: Turn::Rotates(2),

@@ -3,7 +3,7 @@
 use super::{
     catalog::{Catalog, McpWorkspace, ToolAction},
     resources,
-    shared::{Shared, ToolRequest},
+    state::{McpState, ToolRequest},
 };
 use crate::{caller::Caller, service::Service};
 use rmcp::{
@@ -30,18 +30,18 @@ const INSTRUCTIONS: &str = "agentd runs commands and file operations in sandboxe
 /// Answers the requests of a client. Clones share all state.
 #[derive(Clone)]
 pub struct McpHandler {
-    shared: Arc<Shared>,
+    shared: Arc<McpState>,
     /// The caller, if the whole connection has one; otherwise each request has its own.
     caller: Option<Caller>,
 }
 
 impl McpHandler {
-    /// Returns a handler. `caller` is the caller of all requests of a connection; without one, each request must have a [`Caller`]
-    /// in the extensions of its HTTP request.
+    /// Returns a handler. `caller` is the caller of all requests of a connection; without one, each request must have a
+    /// [`Caller`] in the extensions of its HTTP request.
     pub fn new(service: Service, workspace: McpWorkspace, caller: Option<Caller>) -> Self {
         let catalog = Catalog::new(service.capabilities(), &workspace);
         let (outputs, live, parked, slots) = Default::default();
-        let shared = Shared { service, catalog, workspace, outputs, live, parked, slots, is_connected: caller.is_some() };
+        let shared = McpState { service, catalog, workspace, outputs, live, parked, slots, is_connected: caller.is_some() };
         Self { shared: Arc::new(shared), caller }
     }
 

@@ -5,7 +5,7 @@ use super::{
     parked::ParkedCall,
     reply,
     running::{CallState, RunningCall},
-    shared::{Shared, ToolRequest, new_handle},
+    state::{McpState, ToolRequest, new_handle},
 };
 use agentd_log::LogFailure as _;
 use rmcp::{
@@ -13,7 +13,7 @@ use rmcp::{
     model::{CallToolResponse, CallToolResult, InputRequiredResult},
 };
 
-impl Shared {
+impl McpState {
     /// Gets the approval for a call that waits: from the user of the client, or later.
     pub(super) async fn approved(
         &self,

@@ -17,16 +17,20 @@ pub type McpHttpService = StreamableHttpService<McpHandler, NeverSessionManager>
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct McpHttpOptions {
-    /// The origins of web pages that may use `/mcp`, such as `https://app.example.com:443`. A request with another header `Origin`
-    /// gets the status 403; programs other than browsers send no such header.
+    /// The origins of web pages that may use `/mcp`, such as `https://app.example.com:443`; by default those of this host. A
+    /// request with another header `Origin` gets the status 403. Programs other than browsers send no such header.
     pub allowed_origins: Vec<String>,
-    /// The names of this host in requests, such as `agentd.example.com`. A request with another header `Host` gets the status 403.
+    /// The names of this host in requests, such as `agentd.example.com`. A request with another header
+    /// `Host` gets the status 403.
     pub allowed_hosts: Vec<String>,
 }
 
 impl Default for McpHttpOptions {
     fn default() -> Self {
-        Self { allowed_origins: Vec::new(), allowed_hosts: ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into() }
+        Self {
+            allowed_origins: ["http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*"].map(str::to_owned).into(),
+            allowed_hosts: ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into(),
+        }
     }
 }
 

@@ -27,8 +27,8 @@ mod resources;
 mod running;
 mod schemas;
 mod shape;
-mod shared;
 mod slots;
+mod state;
 mod stdio;
 mod tool_call;
 

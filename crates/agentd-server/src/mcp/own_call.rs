@@ -6,13 +6,13 @@ use super::{
     parked::ParkedCall,
     reply,
     running::CallState,
-    shared::{Shared, ToolRequest},
+    state::{McpState, ToolRequest},
 };
 use rmcp::model::CallToolResult;
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
 
-impl Shared {
+impl McpState {
     /// Calls a tool that is no capability, and returns its result.
     pub(super) async fn own(&self, request: &ToolRequest<'_>, tool: OwnTool, arguments: &Map<String, Value>) -> CallToolResult {
         let Some(handle) = arguments.get("handle").and_then(Value::as_str) else {

@@ -3,7 +3,7 @@
 use super::{
     catalog::McpWorkspace,
     running::CallState,
-    shared::{Shared, ToolRequest},
+    state::{McpState, ToolRequest},
 };
 use percent_encoding::percent_decode_str;
 use rmcp::{
@@ -46,7 +46,7 @@ fn contents(uri: &str, result: &Value) -> Option<ResourceContents> {
     })
 }
 
-impl Shared {
+impl McpState {
     /// Reads a file of the workspace, if the workspace is fixed.
     pub(super) async fn file(&self, request: &ToolRequest<'_>, uri: &str) -> Result<ResourceContents, ErrorData> {
         let failed = |code: &str, message: &str| match code {

@@ -40,7 +40,8 @@ pub(super) fn input(capability: &Capability, reserved: &[(&'static str, Value)])
     InputSchema { schema, rules }
 }
 
-/// Returns sentences for the combinators that capabilities use: one of several parameters, and parameters that exclude each other.
+/// Returns sentences for the combinators that capabilities use: one of several parameters, and parameters that exclude each
+/// other.
 fn sentences(keyword: &str, combined: &Value) -> Vec<String> {
     let names = |schema: &Value| -> Option<Vec<String>> {
         let names = schema.as_object().filter(|object| object.len() == 1)?.get("required")?.as_array()?;

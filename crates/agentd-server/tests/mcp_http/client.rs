@@ -100,7 +100,7 @@ async fn answer(stream: &mut TcpStream) -> Answer {
     let status = headers.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     let body = if headers.contains("transfer-encoding: chunked") { unchunked(body) } else { body.to_owned() };
     let last =
-        body.lines().filter_map(|line| line.strip_prefix("data:")).filter_map(|data| serde_json::from_str(data).ok()).last();
+        body.lines().filter_map(|line| line.strip_prefix("data:")).filter_map(|data| serde_json::from_str(data).ok()).next_back();
     let body = last.or_else(|| serde_json::from_str(&body).ok()).unwrap_or_default();
     Answer { status, headers, body }
 }

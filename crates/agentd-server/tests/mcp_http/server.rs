@@ -29,7 +29,6 @@ pub const ALL: &str = r#"@id("all") permit (principal, action, resource);"#;
 /// A server that runs until the value is dropped.
 pub struct Server {
     pub address: SocketAddr,
-    pub service: Service,
     pub folder: TempDir,
 }
 
@@ -77,14 +76,14 @@ impl Server {
         let engine = engine(folder.path(), policy).await;
         let workspaces = vec![folder.path().join("shared").canonicalize().unwrap()];
         let service = Service::new(ServiceParts { engine, executor: Box::new(Unsandboxed), workspaces });
-        let mcp = http_service(service.clone(), &McpHttpOptions::default());
+        let mcp = http_service(service, &McpHttpOptions::default());
         let router = Router::new()
             .route_service("/mcp", mcp)
             .layer(middleware::from_fn(move |request, next| authenticate(request, caller, next)));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { address, service, folder }
+        Self { address, folder }
     }
 
     pub fn shared(&self) -> PathBuf {
@@ -115,8 +114,8 @@ async fn engine(folder: &Path, policy: &str) -> Engine {
     Engine::start(parts).await.unwrap()
 }
 
-/// Makes the caller of a request the one that the header `x-caller` names: `operator`, or an agent. Without the header, the request
-/// has the usual caller, if there is one.
+/// Makes the caller of a request the one that the header `x-caller` names: `operator`, or an agent. Without the header, the
+/// request has the usual caller, if there is one.
 async fn authenticate(mut request: Request, usual: Option<&'static str>, next: middleware::Next) -> Response {
     let named = request.headers().get("x-caller").and_then(|name| name.to_str().ok()).or(usual).map(str::to_owned);
     if let Some(name) = named {

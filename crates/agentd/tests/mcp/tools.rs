@@ -114,3 +114,27 @@ fn call_is_in_the_audit_log_with_its_transport() {
     let log = user.good(&["audit", "tail", "--json", "-n", "3"]);
     assert!(log.contains(content["intent"].as_str().unwrap()) && log.contains("mcp-stdio"), "{log}");
 }
+
+#[test]
+fn files_of_the_workspace_are_resources() {
+    let user = User::new();
+    fs::write(user.path("work/a b.txt"), "content").unwrap();
+    fs::write(user.path("work/bytes"), b"\xff\0").unwrap();
+    fs::write(user.path("secret"), "planted").unwrap();
+    std::os::unix::fs::symlink("../secret", user.path("work/link")).unwrap();
+    for era in [Era::Old("2025-11-25"), Era::New] {
+        let mut client = Client::start(&user, era);
+        let templates = client.request("resources/templates/list", json!({}));
+        assert_eq!(templates["resourceTemplates"][0]["uriTemplate"], "workspace:///{+path}");
+        let mut read = |uri: &str| client.request("resources/read", json!({ "uri": uri }))["contents"][0].clone();
+        assert_eq!(read("workspace:///a%20b.txt")["text"], "content");
+        assert_eq!(read("workspace:///bytes")["blob"], "/wA=");
+        for uri in ["workspace:///missing", "workspace:///link", "workspace:///../secret", "file:///etc/passwd", "x"] {
+            let error = client.error("resources/read", json!({ "uri": uri }));
+            assert!(!error.to_string().contains("planted"), "{error:#}");
+        }
+    }
+    let mut client = Client::with(&user, Era::New, json!({}), &["--workspace", "none"]);
+    client.request("tools/list", json!({}));
+    assert_eq!(client.error("resources/read", json!({ "uri": "workspace:///a" }))["code"], -32602);
+}

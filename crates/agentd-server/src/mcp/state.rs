@@ -12,7 +12,7 @@ use rmcp::{ErrorData, RoleServer, service::RequestContext};
 use std::sync::Arc;
 
 /// What all requests share.
-pub(super) struct Shared {
+pub(super) struct McpState {
     pub service: Service,
     pub catalog: Catalog,
     pub workspace: McpWorkspace,
