@@ -8,7 +8,7 @@ use std::net::IpAddr;
 pub struct Caller {
     /// The principal in whose name the request is made.
     pub principal: PolicyPrincipal,
-    /// The transport, as records and policies name it: `rest`, `grpc`, `mcp-stdio` or `mcp-http`.
+    /// The transport, as records and policies name it: `local-socket`, `mcp-stdio` or `mcp-http`.
     pub transport: &'static str,
     /// The address of the remote end; `None` for a Unix socket and for standard input.
     pub address: Option<IpAddr>,

@@ -29,8 +29,8 @@ pub(super) async fn authenticate(State(state): State<HttpState>, mut request: Re
 /// Returns the transport of a request, as records and policies name it.
 fn transport(path: &str) -> &'static str {
     match path.split('/').nth(1) {
+        // A model may choose what such a request says.
         Some("mcp") => "mcp-http",
-        Some(first) if first.starts_with("agentd.v1.") || first.starts_with("grpc.") => "grpc",
         _ => "local-socket",
     }
 }
@@ -46,8 +46,7 @@ mod tests {
             ("/mcp", "mcp-http"),
             ("/mcp/", "mcp-http"),
             ("/mcp-other", "local-socket"),
-            ("/agentd.v1.Agentd/Execute", "grpc"),
-            ("/grpc.health.v1.Health/Check", "grpc"),
+            ("/agentd.v1.Agentd/Execute", "local-socket"),
             ("", "local-socket"),
             ("//mcp", "local-socket"),
         ] {

@@ -19,6 +19,8 @@ mod records;
 mod reference;
 mod run;
 mod sandbox;
+#[cfg(feature = "policy")]
+mod serve;
 mod state;
 #[cfg(feature = "firecracker")]
 mod vm;
@@ -44,6 +46,8 @@ pub(crate) use records::{AuditCommand, KeyCommand, LogArgs, ReceiptCommand};
 pub(crate) use reference::Reference;
 pub(crate) use run::{BoundaryArgs, CommandArgs, NetworkArg, RequireArg, RunArgs};
 pub(crate) use sandbox::{CreateArgs, ExecArgs, ForwardedPort, LocalEnd, NetworkChangeArgs, SandboxCommand};
+#[cfg(feature = "policy")]
+pub(crate) use serve::ServeArgs;
 pub(crate) use state::{ApprovalsArgs, DecideArgs, StateCommand};
 #[cfg(feature = "firecracker")]
 pub(crate) use vm::{VmBuildArgs, VmCommand};
@@ -162,6 +166,9 @@ pub(crate) enum Sub {
     /// Serve capabilities to an agent by MCP on standard input and output, or connect an agent
     #[cfg(feature = "policy")]
     Mcp(Box<McpArgs>),
+    /// Serve capabilities to many clients by REST, gRPC and MCP on a Unix socket
+    #[cfg(feature = "policy")]
+    Serve(ServeArgs),
     /// Create and manage named sandboxes, which exist until they are removed
     #[command(subcommand)]
     Sandbox(Box<SandboxCommand>),

@@ -53,6 +53,8 @@ mod sandbox;
 mod secrets;
 mod selection;
 #[cfg(feature = "policy")]
+mod serve;
+#[cfg(feature = "policy")]
 mod service;
 mod state;
 mod stops;
@@ -75,7 +77,7 @@ use clap::CommandFactory;
 use failure::{CANNOT, Failure};
 use std::{ffi::OsString, io::Write, path::Path, process::ExitCode};
 #[cfg(feature = "policy")]
-use telemetry::Telemetry;
+use telemetry::{DaemonTelemetry, Telemetry};
 
 /// Parses the arguments and runs the command. Returns the exit code.
 pub fn main() -> ExitCode {
@@ -101,7 +103,9 @@ pub fn main() -> ExitCode {
         _ => None,
     };
     #[cfg(feature = "policy")]
-    let measured = telemetry.as_ref().map(Telemetry::layer);
+    let daemon_telemetry = matches!(cli.command, Sub::Serve(_)).then(DaemonTelemetry::new);
+    #[cfg(feature = "policy")]
+    let measured = telemetry.as_ref().map(Telemetry::layer).or_else(|| daemon_telemetry.as_ref().map(DaemonTelemetry::layer));
     #[cfg(not(feature = "policy"))]
     let measured = None;
     // The daemon logs to a file, once it holds its lock.
@@ -117,11 +121,11 @@ pub fn main() -> ExitCode {
         }
     }
     #[cfg(feature = "policy")]
-    if matches!(&cli.command, Sub::Call(_)) || matches!(&cli.command, Sub::Mcp(args) if args.command.is_none()) {
+    if matches!(&cli.command, Sub::Call(_) | Sub::Serve(_)) || matches!(&cli.command, Sub::Mcp(args) if args.command.is_none()) {
         // Before the threads of the engine: the launcher is a fork of this process.
         agentd_isolation::shared_kernel::start_launcher();
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match runtime(&cli.command) {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("agentd: create the async runtime: {error}");
@@ -134,6 +138,8 @@ pub fn main() -> ExitCode {
         Sub::Call(args) => runtime.block_on(as_sole_task(call::call(*args, telemetry))),
         #[cfg(feature = "policy")]
         Sub::Mcp(args) => runtime.block_on(as_sole_task(mcp::mcp(*args))),
+        #[cfg(feature = "policy")]
+        Sub::Serve(args) => runtime.block_on(serve::serve(args, daemon_telemetry.unwrap_or_else(DaemonTelemetry::new))),
         #[cfg(feature = "policy")]
         Sub::Capability(command) => capability::capability(&command),
         Sub::Sandbox(command) => runtime.block_on(as_sole_task(sandbox::sandbox(*command))),
@@ -180,6 +186,17 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Returns the async runtime of a command.
+fn runtime(command: &Sub) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match command {
+        // Intents of many clients wait for the disk at the same time.
+        #[cfg(feature = "policy")]
+        Sub::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    builder.enable_all().build()
+}
+
 /// Prints why the arguments cannot be parsed, or the text of an option such as `--help`. Returns the exit code.
 fn not_parsed(mut error: clap::Error) -> ExitCode {
     suggestions::suggest_command(&mut error, &Cli::command(), std::env::args_os().skip(1));
@@ -205,6 +222,7 @@ fn other(command: &[OsString]) -> Failure {
         ("call", "policy"),
         ("capability", "policy"),
         ("mcp", "policy"),
+        ("serve", "policy"),
     ];
     match feature.into_iter().find(|(command, _)| *command == name) {
         Some((_, feature)) => format!("command '{name}': {}", crate::isolation::left_out(feature)).into(),

@@ -1,9 +1,12 @@
 //! Telemetry of a call: metrics, spans for a collector, and the span of the caller.
 
 use super::{args::CallArgs, logging::SubscriberLayer, output_file::OutputFile, writer};
+use agentd_log::LogFailure as _;
 use agentd_telemetry::{ExportSettings, Metrics, SpanExporter, SpanQueue, TraceContext, intent_span, measured_layer};
 use serde_json::Value;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 /// The variables with the span of the caller, as OpenTelemetry defines them for child processes.
@@ -47,6 +50,60 @@ impl Telemetry {
             && let Err(error) = exporter.export(&spans.take()).await
         {
             tracing::warn!(%error, "spans were not exported");
+        }
+    }
+}
+
+/// The metrics and spans of the daemon.
+pub(super) struct DaemonTelemetry {
+    pub metrics: Arc<Metrics>,
+    export: Option<(Arc<SpanQueue>, SpanExporter)>,
+}
+
+impl DaemonTelemetry {
+    /// Returns the telemetry of the daemon. Spans are exported if the environment names a collector.
+    pub fn new() -> Self {
+        let exporter = ExportSettings::of(|name| std::env::var(name).ok()).unwrap_or_else(|error| {
+            writer::message(format_args!("spans are not exported: {error}"));
+            None
+        });
+        let export = exporter.map(|settings| (Arc::default(), SpanExporter::new(settings)));
+        Self { metrics: Arc::default(), export }
+    }
+
+    /// Returns the layer that measures.
+    pub fn layer(&self) -> SubscriberLayer {
+        measured_layer(self.metrics.clone(), self.export.as_ref().map(|(spans, _)| spans.clone()))
+    }
+
+    /// Starts to export spans, at this interval and at the end.
+    pub fn export_every(self, interval: Duration) -> SpanExports {
+        let end = CancellationToken::new();
+        let ends = end.clone();
+        let task = self.export.map(|(spans, exporter)| {
+            tokio::spawn(async move {
+                while ends.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
+                    exporter.export(&spans.take()).await.or_warn("export", "spans");
+                }
+                exporter.export(&spans.take()).await.or_warn("export", "spans");
+            })
+        });
+        SpanExports { end, task }
+    }
+}
+
+/// The regular exports of spans.
+pub(super) struct SpanExports {
+    end: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+impl SpanExports {
+    /// Exports the last spans.
+    pub async fn finish(self) {
+        self.end.cancel();
+        if let Some(task) = self.task {
+            task.await.or_warn("wait for", "the export of spans");
         }
     }
 }

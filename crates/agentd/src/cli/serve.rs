@@ -1,0 +1,115 @@
+//! `agentd serve`: executes the requests of many clients, by REST, gRPC and MCP on a Unix socket.
+
+use super::{args::ServeArgs, data, failure::Failure, service, telemetry::DaemonTelemetry, writer};
+use agentd_engine::Engine;
+use agentd_isolation::egress;
+use agentd_log::LogFailure as _;
+use agentd_server::{
+    Service,
+    auth::Authenticator,
+    http::{HttpParts, router},
+    listen::{ConnectionLimits, UnixSocket, serve as serve_connections},
+    mcp::McpHttpOptions,
+};
+use std::time::Duration;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+/// The time for which cancelled intents may take to end, in addition to the grace period of their commands.
+const CANCELLED: Duration = Duration::from_secs(30);
+
+/// The interval at which spans are exported.
+const EXPORT: Duration = Duration::from_secs(5);
+
+/// Serves until a signal asks agentd to stop. Returns the exit code.
+///
+/// The first `SIGTERM` or `SIGINT` ends the acceptance of requests; intents that are executed get the time of `--drain`. A second
+/// one cancels them at once. `SIGHUP` loads policies and quotas again.
+pub(super) async fn serve(args: ServeArgs, telemetry: DaemonTelemetry) -> Result<u8, Failure> {
+    let mut signals = StopSignals::new()?;
+    let mut reload = signal(SignalKind::hangup())?;
+    let path = match args.socket {
+        Some(path) => std::path::absolute(path)?,
+        None => data::folder()?.join("serve/agentd.sock"),
+    };
+    let socket = UnixSocket::bind(&path)?;
+    egress::raise_descriptor_limit()?;
+    let service = service::service(Vec::new()).await?;
+    let authenticator = Authenticator::new().map_err(|errno| format!("find the groups of this user: getgroups: {errno}"))?;
+    let parts = HttpParts { service: service.clone(), authenticator, metrics: telemetry.metrics.clone() };
+    let router = router(parts, &McpHttpOptions::default()).await?;
+    let stop = CancellationToken::new();
+    let limits = ConnectionLimits { connections: args.max_connections.get() };
+    let connections = tokio::spawn(serve_connections(socket, router, limits, stop.clone()));
+    let exports = telemetry.export_every(EXPORT);
+    writer::message(format_args!("serving on {}", path.display()));
+    loop {
+        tokio::select! {
+            () = signals.next() => break,
+            Some(()) = reload.recv() => reload_configuration(service.engine()).await,
+        }
+    }
+    writer::message(format_args!("stopping: waiting up to {} s for intents to end", args.drain.as_secs_f64()));
+    end(&service, &mut signals, args.drain, (stop, connections)).await;
+    exports.finish().await;
+    Ok(0)
+}
+
+/// The signals that ask the daemon to stop.
+struct StopSignals([Signal; 2]);
+
+impl StopSignals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]))
+    }
+
+    async fn next(&mut self) {
+        let [terminate, interrupt] = &mut self.0;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+}
+
+async fn reload_configuration(engine: &Engine) {
+    match engine.reload().await {
+        Ok(reloaded) => {
+            let policies = reloaded.policies.map(drop).map_err(|error| error.to_string());
+            let quotas = reloaded.quotas.map(drop).map_err(|error| error.to_string());
+            for (what, result) in [("policies", policies), ("quotas", quotas)] {
+                match result {
+                    Ok(()) => writer::message(format_args!("{what} loaded")),
+                    Err(error) => writer::message(format_args!("{what} not loaded, the earlier ones stay in force: {error}")),
+                }
+            }
+        }
+        Err(error) => writer::message(format_args!("reload: {error}")),
+    }
+}
+
+/// Lets intents end, and cancels them after `drain` or at the next signal. Connections then get a moment for the last responses.
+async fn end(service: &Service, signals: &mut StopSignals, drain: Duration, connections: (CancellationToken, JoinHandle<()>)) {
+    let (stop, mut connections) = connections;
+    stop.cancel();
+    let is_drained = tokio::select! {
+        () = service.drain() => true,
+        () = signals.next() => false,
+        () = tokio::time::sleep(drain) => false,
+    };
+    if !is_drained {
+        writer::message(format_args!("cancelling the intents that are still executed"));
+        service.cancel_all();
+        if tokio::time::timeout(CANCELLED, service.drain()).await.is_err() {
+            writer::message(format_args!("some intents have not ended: the next start records them as interrupted"));
+        }
+    }
+    tokio::select! {
+        ended = &mut connections => drop(ended.or_warn("wait for connections", "of the daemon")),
+        () = signals.next() => {}
+        () = tokio::time::sleep(Duration::from_secs(1)) => {}
+    }
+}
