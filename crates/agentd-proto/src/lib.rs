@@ -6,6 +6,7 @@ pub mod limits;
 pub mod refusals;
 
 /// The package `agentd.v1`.
+#[allow(clippy::large_enum_variant, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("agentd.v1");
 }

@@ -47,8 +47,8 @@ impl Stream for EventStream {
     }
 }
 
-/// Executes a request, and returns a response with its events: `held`, `begun`, `stdout`, `stderr` and `notice`, and at last `ended`
-/// with the object of the intent, or `error` with a problem.
+/// Executes a request, and returns a response with its events: `held`, `begun`, `stdout`, `stderr` and `notice`, and at last
+/// `ended` with the object of the intent, or `error` with a problem.
 pub(super) fn stream(state: &HttpState, submission: Submission) -> Response {
     let cancel = CancellationToken::new();
     let (sender, events) = mpsc::channel(WAITING);

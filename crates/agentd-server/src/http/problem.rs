@@ -99,8 +99,8 @@ impl Problem {
         }
     }
 
-    /// Returns the problem for an error that the caller can do nothing about. Its text is about files of the daemon, so it is logged
-    /// instead.
+    /// Returns the problem for an error that the caller can do nothing about. Its text is about files of the daemon, so it is
+    /// logged instead.
     fn internal(error: &impl std::fmt::Display) -> Self {
         tracing::error!(%error, "a request has no outcome");
         Self::new(INTERNAL, "the daemon failed to execute or to record the request — ask the operator for the daemon's log")

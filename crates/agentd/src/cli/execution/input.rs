@@ -25,8 +25,8 @@ pub(in super::super) struct CallerInput {
     pub is_streamed: bool,
 }
 
-/// Starts to write the input of a caller to a command, if the command has an input. Signals and sizes do not wait for bytes that the command does not read,
-/// unless these exceed a bound. Returns the signals and sizes.
+/// Starts to write the input of a caller to a command, if the command has an input. Signals and sizes do not wait for bytes that
+/// the command does not read, unless these exceed a bound. Returns the signals and sizes.
 ///
 /// # Errors
 /// The thread that writes cannot be started.

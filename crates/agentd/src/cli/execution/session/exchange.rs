@@ -63,8 +63,8 @@ struct CellExchange<'c> {
     grace: Duration,
 }
 
-/// Executes a cell under these limits. Its output goes to `live` while it is written, if there is one. A request to stop interrupts
-/// the cell, and a second one kills the interpreter.
+/// Executes a cell under these limits. Its output goes to `live` while it is written, if there is one. A request to stop
+/// interrupts the cell, and a second one kills the interpreter.
 ///
 /// # Errors
 /// The streams of the interpreter cannot be used. The interpreter is then killed.
