@@ -222,6 +222,49 @@ fn refused_requests_are_problems() {
     assert_eq!(status, "413");
 }
 
+#[test]
+fn command_never_reads_the_input_of_the_daemon() {
+    let root = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program());
+    command.arg("serve").current_dir(root.path()).env("AGENTD_DATA_DIR", root.path().join("data"));
+    let mut daemon = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = daemon.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, b"canary\n").unwrap();
+    let mut messages = BufReader::new(daemon.stderr.take().unwrap());
+    messages.read_line(&mut String::new()).unwrap();
+    fs::create_dir(root.path().join("work")).unwrap();
+    let served = Served { root, daemon, messages };
+    for accept in ["application/json", "text/event-stream"] {
+        let body = json!({ "capability": "shell.exec.v1", "parameters": { "command": "head -n1", "stdin_stream": true } });
+        let output = served.post(&body, &["--header", &format!("Accept: {accept}")]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("stdin_stream: the transport sends no input") && !text.contains("canary"), "{text}");
+    }
+    drop(stdin);
+}
+
+#[test]
+fn cell_of_a_client_that_does_not_read_ends_when_it_is_cancelled() {
+    let served = Served::new();
+    let source = "print('begun', flush=True)\nwhile True: print('x' * 10000)";
+    let parameters = json!({ "language": "python", "source": source, "session": "new" });
+    let body = json!({ "capability": "code.run.v1", "parameters": parameters });
+    let mut client = served.post(&body, &["--header", "Accept: text/event-stream"]).spawn().unwrap();
+    let mut events = BufReader::new(client.stdout.take().unwrap());
+    let (name, begun) = next_event(&mut events);
+    assert_eq!(name, "begun", "{begun}");
+    assert_eq!(next_event(&mut events).0, "stdout");
+    let url = format!("http://localhost/v1/intents/{}", begun["intent"].as_str().unwrap());
+    let deleted = answer(&served.curl(&["--write-out", "\n%{http_code}", "--request", "DELETE", &url]).output().unwrap()).1;
+    assert_eq!(deleted, "204");
+    // Without a reader, curl and the daemon keep what fits into their buffers.
+    while served.outcomes().is_empty() {
+        std::thread::yield_now();
+    }
+    client.kill().unwrap();
+    client.wait().unwrap();
+}
+
 /// Reads the next event of a stream.
 fn next_event(events: &mut BufReader<ChildStdout>) -> (String, Value) {
     let mut event = (String::new(), Value::Null);
@@ -354,7 +397,7 @@ fn reload_changes_the_decision_and_invalid_policies_stay_out() {
     let run = |served: &Served| answer(&served.shell("true", &[]).output().unwrap()).1;
     assert_eq!(run(&served), "200");
     let folder = served.path("data/policy/enforced");
-    write_private(&folder, "forbid (principal, action, resource);");
+    write_private(&folder, "@id(\"nothing\") forbid (principal, action, resource);");
     served.signal("HUP");
     let messages = [served.message(), served.message()];
     assert!(messages[0].contains("policies loaded") && messages[1].contains("quotas loaded"), "{messages:?}");

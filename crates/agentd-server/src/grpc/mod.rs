@@ -3,7 +3,7 @@
 //! 1. `call` reads caller, deadline and trace of a call from its metadata.
 //! 2. `translate` turns a message into the request that all transports share.
 //! 3. `execute` and `stream` have the request executed, and cancel the intent when the client has gone or the deadline has
-//! passed.
+//!    passed.
 //! 4. `outcome` and `failure` turn the end into a message or an error with details.
 //!
 //! `catalog` and `approvals` answer the other calls.

@@ -14,9 +14,9 @@ const MAX_BYTES: usize = 2 << 20;
 
 /// Returns the entries of a page, and the token of the next page. `sorted` are all entries, in the order of their names, and a
 /// token is the name of the last entry of a page. A page has at least one entry, if there are more.
-pub(super) fn page<'t, T, M>(
+pub(super) fn page<T, M>(
     sorted: impl Iterator<Item = (String, T)>,
-    (size, token): (u32, &'t str),
+    (size, token): (u32, &str),
     mut message: impl FnMut(T) -> (M, usize),
 ) -> Result<(Vec<M>, String), Status> {
     let most = match size {

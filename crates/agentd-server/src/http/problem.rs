@@ -64,7 +64,7 @@ pub(super) struct Problem {
     /// Always `about:blank`: `code` tells the kinds apart.
     r#type: &'static str,
     /// The status in words.
-    title: String,
+    title: &'static str,
     /// The status.
     status: u16,
     /// What failed, and what to do.
@@ -74,14 +74,14 @@ pub(super) struct Problem {
     /// The violations of the schema, each with a JSON pointer.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Object>>)]
-    violations: Option<Value>,
+    violations: Option<Box<Value>>,
     /// The time in milliseconds after which the request may succeed.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
     /// The object of the refused intent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
-    intent: Option<Map<String, Value>>,
+    intent: Option<Box<Map<String, Value>>>,
 }
 
 impl Problem {
@@ -89,7 +89,7 @@ impl Problem {
         let status = status(code);
         Self {
             r#type: "about:blank",
-            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
             detail: detail.into(),
             code: code.to_owned(),
@@ -112,9 +112,9 @@ impl Problem {
         let text = |name: &str| error[name].as_str().unwrap_or("refused").to_owned();
         let code = text("code");
         Self {
-            violations: error.get("violations").cloned(),
+            violations: error.get("violations").cloned().map(Box::new),
             retry_after_ms: error["retry_after_ms"].as_u64(),
-            intent: Some(object),
+            intent: Some(Box::new(object)),
             ..Self::new(&code, text("message"))
         }
     }

@@ -41,7 +41,7 @@ fn bad(user: &User, args: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-fn parsed(path: &PathBuf, text: &str) -> Value {
+fn parsed(path: &std::path::Path, text: &str) -> Value {
     if path.extension().is_some_and(|extension| extension == "toml") {
         toml::from_str(text).unwrap()
     } else {

@@ -33,6 +33,11 @@ impl LiveCaller {
         }
     }
 
+    /// Returns true if the caller uses the terminal and the standard input of agentd.
+    pub(super) fn is_here(&self) -> bool {
+        matches!(self, Self::CommandLine { .. })
+    }
+
     /// Returns true if the caller gets the output of an intent while it is written.
     pub(super) fn is_live(&self, valid: &ValidIntent<'_>) -> bool {
         // Output that is a JSON result is returned only if it matches its schema.

@@ -44,6 +44,9 @@ use tracing::{Instrument as _, Span};
 /// The number of bytes of each stream that a result has.
 const CAPTURE: u64 = 256 << 10;
 
+/// The size of a terminal whose caller states none, and has none.
+const TERMINAL: PtySize = PtySize { rows: 24, cols: 80 };
+
 /// Executes an intent in a new sandbox, and records its end. A request of `earlier` before the start ends the intent.
 ///
 /// # Errors
@@ -87,7 +90,10 @@ pub(super) async fn execute(
     exec.record("backend", selected.backend.name());
     let ran = async {
         match &execution.valid().operation {
-            Operation::Command(line) => command_in(&sandbox, (line, command), &args, (live, options.input), &mut stops).await,
+            Operation::Command(line) => {
+                let terminal = if options.caller.is_here() { terminal::size() } else { TERMINAL };
+                command_in(&sandbox, (line, command), &args, (live, options.input, terminal), &mut stops).await
+            }
             Operation::Cell(_) => Ran::Tool(Err(not_here())),
             Operation::Tool(call) => Ran::Tool(tool_in(&*sandbox, call, command, &mut stops).await),
         }
@@ -166,7 +172,14 @@ impl Prepared {
     async fn new(execution: &Execution<'_>, options: &ExecutionOptions<'_>) -> Result<Self, Failure> {
         let mut args = run_args(execution, options.backend)?;
         if let Operation::Command(line) = &execution.valid().operation {
-            let is_pipe = options.input.is_none() && !rustix::termios::isatty(rustix::stdio::stdin());
+            // The standard input of the daemon is not that of its callers.
+            if line.stream_stdin && options.input.is_none() && !options.caller.is_here() {
+                return Err(
+                    "stdin_stream: the transport sends no input to a running command — use a stream of gRPC, or leave it out"
+                        .into(),
+                );
+            }
+            let is_pipe = options.caller.is_here() && !rustix::termios::isatty(rustix::stdio::stdin());
             if line.pty.is_some() && line.stream_stdin && is_pipe {
                 // A terminal has no permanent end of file, which the end of a pipe would need.
                 return Err("stdin_stream: standard input is not a terminal — leave out pty or stdin_stream".into());
@@ -296,15 +309,13 @@ async fn command_in(
     sandbox: &Arc<dyn Sandbox>,
     (line, mut command): (&CommandLine, Command),
     args: &RunArgs,
-    (live, input): (Option<Output>, Option<mpsc::Receiver<CallInput>>),
+    (live, input, own): (Option<Output>, Option<mpsc::Receiver<CallInput>>, PtySize),
     stops: &mut Stops,
 ) -> Ran {
     let is_empty = line.stdin.is_empty() && !line.stream_stdin;
     command.stdin = if is_empty { StdinSource::Null } else { StdinSource::Stream };
-    command.pty = line.pty.map(|requested| {
-        let own = terminal::size();
-        PtySize { rows: requested.rows.unwrap_or(own.rows), cols: requested.cols.unwrap_or(own.cols) }
-    });
+    command.pty =
+        line.pty.map(|requested| PtySize { rows: requested.rows.unwrap_or(own.rows), cols: requested.cols.unwrap_or(own.cols) });
     let is_raw = live.is_some() && input.is_none() && line.pty.is_some() && line.stream_stdin;
     let input = match input {
         Some(input) => {

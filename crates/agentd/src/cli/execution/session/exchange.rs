@@ -96,11 +96,14 @@ pub(super) async fn execute(
         let arrived = exchange.streams.arrived(stream);
         exchange.output.add(stream, &arrived);
     }
+    // A caller that does not read must not keep a cell that was interrupted.
+    let give_up = exchange.reason.and_then(|_| tokio::time::Instant::now().checked_add(stream::DRAIN));
     while let Some(piece) = exchange.output.waiting.pop_front() {
         tokio::select! {
             // A closed output has no reader for the rest either.
             sent = sender.send(piece) => if sent.is_err() { break },
             _ = stops.next() => break,
+            () = until(give_up) => break,
         }
     }
     drop(sender);
