@@ -5,7 +5,6 @@ use serde_json::Value;
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
-    path::PathBuf,
     process::Output,
 };
 
