@@ -6,6 +6,8 @@ mod bench;
 #[cfg(feature = "policy")]
 mod call;
 #[cfg(feature = "policy")]
+mod caller_input;
+#[cfg(feature = "policy")]
 mod capability;
 mod comparison;
 mod copy;

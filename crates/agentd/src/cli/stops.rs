@@ -99,12 +99,13 @@ impl Stops {
     }
 }
 
-#[cfg(all(test, feature = "policy"))]
+#[cfg(test)]
 mod tests {
-    use super::*;
-
+    #[cfg(feature = "policy")]
     #[tokio::test]
     async fn cancellation_is_received_once_by_each_receiver() {
+        use super::*;
+
         let cancel = CancellationToken::new();
         let source = StopSource::Caller(cancel.clone());
         let mut early = Stops::of(&source).unwrap();

@@ -2,7 +2,7 @@
 //! runtime can then continue to handle signals and deadlines.
 
 #[cfg(feature = "policy")]
-use super::execution::input;
+use super::caller_input;
 use super::{
     args::CommandArgs,
     failure::CANNOT,
@@ -39,7 +39,7 @@ pub(crate) enum CommandInput {
     Bytes(Vec<u8>),
     /// What a caller of the daemon sends.
     #[cfg(feature = "policy")]
-    OfCaller(input::CallerInput),
+    OfCaller(caller_input::CallerInput),
 }
 
 /// A change of a running command that its caller requests together with its input.
@@ -230,7 +230,7 @@ fn connect(
     };
     let changes = match (input, to) {
         #[cfg(feature = "policy")]
-        (CommandInput::OfCaller(input), to) => Some(input::feed(input, to, is_terminal)?),
+        (CommandInput::OfCaller(input), to) => Some(caller_input::feed(input, to, is_terminal)?),
         #[cfg(feature = "policy")]
         (CommandInput::Bytes(bytes), Some(to)) if !is_terminal => {
             // An error means that the command has closed its standard input.

@@ -1,6 +1,5 @@
 //! Executes admitted intents: in a new sandbox, or in an interpreter session. `agentd call` and the daemon share this code.
 
-pub(super) mod input;
 mod live;
 mod sandbox;
 mod session;
@@ -8,7 +7,7 @@ mod session;
 pub(super) use live::LiveCaller;
 
 use super::stops::{StopSource, Stops};
-use agentd_engine::{EndedIntent, Execution, Operation};
+use agentd_engine::{EndedIntent, EngineError, Execution, Operation};
 use agentd_server::{CallInput, ExecuteError};
 use std::ffi::OsString;
 use tokio::sync::mpsc;
@@ -41,6 +40,11 @@ impl ExecutedIntent {
     fn not_begun(ended: EndedIntent) -> Self {
         Self { ended, was_live: false, notices: Vec::new() }
     }
+}
+
+/// Records the end of an intent that was stopped before its command started.
+async fn end_cancelled(execution: Execution<'_>) -> Result<EndedIntent, EngineError> {
+    execution.fail_with("cancelled", "the intent was cancelled before its command started").await
 }
 
 /// Executes an intent, and records its end. A request to stop ends the intent.

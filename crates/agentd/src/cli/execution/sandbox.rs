@@ -4,6 +4,7 @@ use super::{
     super::{
         args::{NetworkArg, RunArgs},
         begin::{self, Before, Begun, RunInput},
+        caller_input::CallerInput,
         failure::{self, Failure},
         host_approvals::HostApprovals,
         network::{FlowReader, NetworkSummary},
@@ -16,8 +17,7 @@ use super::{
         temporary, terminal,
         writer::{self, Output},
     },
-    ExecutedIntent, ExecutionOptions,
-    input::CallerInput,
+    ExecutedIntent, ExecutionOptions, end_cancelled,
 };
 use crate::isolation::backends_with;
 use agentd_core::{
@@ -58,12 +58,13 @@ pub(super) async fn execute(
 ) -> Result<ExecutedIntent, ExecuteError> {
     let prepared = tokio::select! {
         biased;
-        signal = earlier.next() => Err(stopped(signal)),
+        _ = earlier.next() => Ok(None),
         prepared = Prepared::new(&execution, &options).instrument(Stage::Sandbox.span()) => prepared,
     };
     let prepared = prepared.map_err(|failure| failure::message(&*failure));
     let Prepared { begun, args } = match prepared {
-        Ok(prepared) => prepared,
+        Ok(Some(prepared)) => prepared,
+        Ok(None) => return Ok(ExecutedIntent::not_begun(end_cancelled(execution).await?)),
         Err(message) => return Ok(ExecutedIntent::not_begun(execution.fail(&message).await?)),
     };
     let Begun { selected, sandbox, spec, mut command, before } = begun;
@@ -169,7 +170,8 @@ struct Prepared {
 }
 
 impl Prepared {
-    async fn new(execution: &Execution<'_>, options: &ExecutionOptions<'_>) -> Result<Self, Failure> {
+    /// Creates the sandbox. Returns `None` if a request to stop interrupted this.
+    async fn new(execution: &Execution<'_>, options: &ExecutionOptions<'_>) -> Result<Option<Self>, Failure> {
         let mut args = run_args(execution, options.backend)?;
         if let Operation::Command(line) = &execution.valid().operation {
             // The standard input of the daemon is not that of its callers.
@@ -192,9 +194,9 @@ impl Prepared {
         match begin::begin(input, &work_root).await? {
             Ok(begun) => {
                 Span::current().record("backend", begun.selected.backend.name());
-                Ok(Self { begun, args })
+                Ok(Some(Self { begun, args }))
             }
-            Err(signal) => Err(stopped(signal)),
+            Err(_) => Ok(None),
         }
     }
 }
@@ -204,10 +206,6 @@ fn count_verdicts(egress: &RecordedEgress) {
         let number = egress.flows.iter().filter(|flow| flow.allowed == allowed).map(|flow| flow.flows).sum();
         CountedFact::Egress { allowed, number }.emit();
     }
-}
-
-fn stopped(signal: i32) -> Failure {
-    format!("agentd received signal {signal} before the start").into()
 }
 
 /// Returns the arguments of `agentd run` that request the sandbox of these terms.

@@ -7,7 +7,7 @@ mod streams;
 
 use super::{
     super::{failure::message, protection, stops::Stops},
-    ExecutedIntent, LiveCaller,
+    ExecutedIntent, LiveCaller, end_cancelled,
 };
 use agentd_engine::{EndedIntent, EngineError, Executed, Execution, Ran, RanCell, SessionCall};
 use agentd_log::LogFailure as _;
@@ -28,7 +28,7 @@ pub(super) async fn execute(
 ) -> Result<ExecutedIntent, ExecuteError> {
     let opened = tokio::select! {
         biased;
-        signal = stops.next() => Err(NotOpened::Failed(format!("agentd received signal {signal} before the start").into())),
+        _ = stops.next() => Err(NotOpened::Stopped),
         opened = open::open(&execution, &cell) => opened,
     };
     let OpenedSession { client, name, handle, language, is_new, selected, started } = match opened {
@@ -80,6 +80,7 @@ async fn end(execution: Execution<'_>, cell: &SessionCall, not_opened: NotOpened
             let text = format!("session {}: {cause}; the next cell with this handle begins a new session", cell.handle);
             return execution.fail_with("session-lost", &text).await;
         }
+        NotOpened::Stopped => return end_cancelled(execution).await,
         NotOpened::Failed(failure) => message(&*failure),
     };
     execution.fail(&text).await

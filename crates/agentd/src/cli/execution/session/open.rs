@@ -54,6 +54,8 @@ pub(super) enum NotOpened {
     Lost(String),
     /// The session has more than this cell may have.
     Exceeds(String),
+    /// A request to stop came first.
+    Stopped,
     /// Anything else.
     Failed(Failure),
 }

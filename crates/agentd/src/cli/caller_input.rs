@@ -1,6 +1,6 @@
 //! The input that a caller of the daemon sends to a command.
 
-use super::super::{stream::CommandChange, writer};
+use super::{stream::CommandChange, writer};
 use agentd_server::CallInput;
 use bytes::Bytes;
 use std::{collections::VecDeque, io, os::fd::OwnedFd};
@@ -16,7 +16,7 @@ const MAX_CHANGES: usize = 16;
 const END_OF_TRANSMISSION: &[u8] = b"\x04";
 
 /// The input of a caller of the daemon.
-pub(in super::super) struct CallerInput {
+pub(super) struct CallerInput {
     /// Receives bytes, signals and sizes.
     pub receiver: mpsc::Receiver<CallInput>,
     /// The bytes that come first.
@@ -30,11 +30,7 @@ pub(in super::super) struct CallerInput {
 ///
 /// # Errors
 /// The thread that writes cannot be started.
-pub(in super::super) fn feed(
-    input: CallerInput,
-    to: Option<OwnedFd>,
-    is_terminal: bool,
-) -> io::Result<mpsc::Receiver<CommandChange>> {
+pub(super) fn feed(input: CallerInput, to: Option<OwnedFd>, is_terminal: bool) -> io::Result<mpsc::Receiver<CommandChange>> {
     let CallerInput { receiver, first, is_streamed } = input;
     let mut feed =
         Feed { pieces: to.map(start_writer).transpose()?, waiting: VecDeque::new(), size: 0, ended: false, is_terminal };
