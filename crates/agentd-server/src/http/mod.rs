@@ -1,10 +1,10 @@
 //! The interface by HTTP: REST under `/v1`, MCP under `/mcp`, gRPC, health and metrics (`docs/rest.md`).
 //!
-//! 1. [`authenticate`] puts the [`Caller`](crate::Caller) of each request into its extensions.
-//! 2. [`intents`] executes capabilities, and [`events`] streams what happens meanwhile. [`capabilities`] and [`approvals`] answer
+//! 1. `authenticate` puts the [`Caller`](crate::Caller) of each request into its extensions.
+//! 2. `intents` executes capabilities, and `events` streams what happens meanwhile. `capabilities` and `approvals` answer
 //!    questions.
-//! 3. Every error is a [`Problem`](problem::Problem).
-//! 4. [`openapi`] describes all of it, derived from the types.
+//! 3. Every error is a `Problem`.
+//! 4. `openapi` describes all of it, derived from the types.
 
 mod approvals;
 mod authenticate;
