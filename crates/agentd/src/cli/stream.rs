@@ -43,6 +43,7 @@ pub(crate) enum CommandInput {
 }
 
 /// A change of a running command that its caller requests together with its input.
+#[cfg_attr(not(feature = "policy"), expect(dead_code, reason = "only a caller of the daemon changes a running command"))]
 pub(crate) enum CommandChange {
     /// The terminal has this size.
     Resize(PtySize),
@@ -222,7 +223,6 @@ fn connect(
     input: CommandInput,
     sink: Sink,
 ) -> std::io::Result<Option<mpsc::Receiver<CommandChange>>> {
-    let is_terminal = streams.pty.is_some();
     let to = match (streams.stdin, &streams.pty) {
         (Some(stdin), _) => Some(stdin),
         (None, Some(master)) if interactive => Some(master.try_clone()?),
@@ -230,9 +230,9 @@ fn connect(
     };
     let changes = match (input, to) {
         #[cfg(feature = "policy")]
-        (CommandInput::OfCaller(input), to) => Some(caller_input::feed(input, to, is_terminal)?),
+        (CommandInput::OfCaller(input), to) => Some(caller_input::feed(input, to, streams.pty.is_some())?),
         #[cfg(feature = "policy")]
-        (CommandInput::Bytes(bytes), Some(to)) if !is_terminal => {
+        (CommandInput::Bytes(bytes), Some(to)) if streams.pty.is_none() => {
             // An error means that the command has closed its standard input.
             std::thread::Builder::new().spawn(move || writer::write_all(&to, &bytes))?;
             None
