@@ -54,7 +54,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Call`]; its reason is the word of the refusal if the intent was refused.
     pub async fn execute(&self, request: v1::ExecuteRequest) -> Result<v1::Outcome, ClientError> {
-        let response = self.calls().execute(self.call(request)).await.map_err(ClientError::from)?;
+        let response = self.calls().execute(self.call(request)).await?;
         response.into_inner().outcome.ok_or(ClientError::Incomplete)
     }
 
@@ -64,9 +64,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Call`]. A refusal is no error, but the outcome that the stream returns.
     pub async fn execute_stream(&self, request: v1::ExecuteRequest) -> Result<ExecutionStream, ClientError> {
-        let (input, messages) = ExecutionStream::inputs(request);
-        let replies = self.calls().execute_stream(self.call(messages)).await.map_err(ClientError::from)?;
-        Ok(ExecutionStream::new(input, replies.into_inner()))
+        ExecutionStream::begin(self, request).await
     }
 
     /// Ends an intent of this principal, and returns before it has ended.
@@ -75,7 +73,7 @@ impl Client {
     /// [`ClientError::Call`] with the reason `unknown-intent` if no such intent of this principal waits or is executed.
     pub async fn cancel(&self, intent: &str) -> Result<(), ClientError> {
         let request = v1::CancelRequest { intent: intent.to_owned() };
-        self.calls().cancel(self.call(request)).await.map_err(ClientError::from)?;
+        self.calls().cancel(self.call(request)).await?;
         Ok(())
     }
 
@@ -87,7 +85,7 @@ impl Client {
         let (mut all, mut page_token) = (Vec::new(), String::new());
         loop {
             let request = v1::ListCapabilitiesRequest { page_size: 0, page_token };
-            let page = self.calls().list_capabilities(self.call(request)).await.map_err(ClientError::from)?.into_inner();
+            let page = self.calls().list_capabilities(self.call(request)).await?.into_inner();
             all.extend(page.capabilities);
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -102,7 +100,7 @@ impl Client {
     /// [`ClientError::Call`] with the reason `unknown-capability` if there is none.
     pub async fn capability(&self, name: &str) -> Result<v1::Capability, ClientError> {
         let request = v1::GetCapabilityRequest { name: name.to_owned() };
-        let reply = self.calls().get_capability(self.call(request)).await.map_err(ClientError::from)?;
+        let reply = self.calls().get_capability(self.call(request)).await?;
         reply.into_inner().capability.ok_or(ClientError::Incomplete)
     }
 
@@ -111,7 +109,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Call`].
     pub async fn health(&self) -> Result<v1::HealthResponse, ClientError> {
-        let reply = self.calls().health(self.call(v1::HealthRequest {})).await.map_err(ClientError::from)?;
+        let reply = self.calls().health(self.call(v1::HealthRequest {})).await?;
         Ok(reply.into_inner())
     }
 
@@ -123,7 +121,7 @@ impl Client {
         let (mut all, mut page_token) = (Vec::new(), String::new());
         loop {
             let request = v1::ListApprovalsRequest { page_size: 0, page_token };
-            let page = self.calls().list_approvals(self.call(request)).await.map_err(ClientError::from)?.into_inner();
+            let page = self.calls().list_approvals(self.call(request)).await?.into_inner();
             all.extend(page.approvals);
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -138,15 +136,15 @@ impl Client {
     /// [`ClientError::Call`].
     pub async fn decide(&self, intent: &str, decision: v1::ApprovalDecision) -> Result<(), ClientError> {
         let request = v1::DecideApprovalRequest { intent: intent.to_owned(), decision: decision.into() };
-        self.calls().decide_approval(self.call(request)).await.map_err(ClientError::from)?;
+        self.calls().decide_approval(self.call(request)).await?;
         Ok(())
     }
 
-    fn calls(&self) -> AgentdClient<Channel> {
+    pub(crate) fn calls(&self) -> AgentdClient<Channel> {
         self.calls.clone()
     }
 
-    fn call<T>(&self, message: T) -> Request<T> {
+    pub(crate) fn call<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(timeout) = self.timeout {
             request.set_timeout(timeout);

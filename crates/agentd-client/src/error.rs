@@ -1,7 +1,7 @@
 //! The errors of calls, with the details that the daemon sends.
 
-use std::time::Duration;
-use tonic::{Code, Status};
+use std::{error::Error as _, time::Duration};
+use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt as _;
 
 /// The reason why a call has no result.
@@ -74,6 +74,16 @@ impl From<Status> for ClientError {
 
 impl From<Status> for CallError {
     fn from(status: Status) -> Self {
+        if is_overdue(&status) {
+            return Self {
+                code: Code::DeadlineExceeded,
+                reason: "deadline-exceeded".to_owned(),
+                message: "the deadline of the call has passed, and the intent is cancelled — allow more time".to_owned(),
+                intent: None,
+                fields: Vec::new(),
+                retry_after: None,
+            };
+        }
         let details = status.get_error_details();
         let info = details.error_info();
         let violations = details.bad_request().map(|request| request.field_violations.as_slice()).unwrap_or_default();
@@ -87,4 +97,16 @@ impl From<Status> for CallError {
             retry_after: details.retry_info().and_then(|info| info.retry_delay),
         }
     }
+}
+
+/// Returns true if the channel ended the call, because its deadline has passed. The channel states another code.
+fn is_overdue(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<TimeoutExpired>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }

@@ -1,15 +1,16 @@
 //! The streams of one execution.
 
-use crate::error::ClientError;
+use crate::{client::Client, error::ClientError};
 use agentd_proto::v1::{self, execute_stream_request as sent, execute_stream_response as received};
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use std::{
     pin::Pin,
     task::{Context, Poll},
 };
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Streaming;
 
 /// Inputs that were not sent yet. A command that does not read delays [`CommandInput`].
@@ -36,12 +37,17 @@ pub enum ExecutionEvent {
     Ended(Box<v1::Outcome>),
 }
 
-/// An execution with streams. The intent ends when the value is dropped.
+/// An execution with streams. The intent ends when the value is dropped within a runtime of tokio.
 #[derive(Debug)]
 pub struct ExecutionStream {
     replies: Streaming<v1::ExecuteStreamResponse>,
     input: Option<CommandInput>,
+    client: Client,
+    /// The intent, once it is known.
+    intent: Option<String>,
     has_ended: bool,
+    /// Ends the messages to the daemon, also while a clone of the input exists.
+    _ends_messages: DropGuard,
 }
 
 /// The input of a command. The end of standard input is sent when all clones are dropped.
@@ -104,16 +110,22 @@ impl CommandInput {
 }
 
 impl ExecutionStream {
-    /// Returns the messages to send, and their sender. The request is the first message.
-    pub(crate) fn inputs(request: v1::ExecuteRequest) -> (CommandInput, impl Stream<Item = v1::ExecuteStreamRequest>) {
+    /// Begins an execution. The request is the first message.
+    pub(crate) async fn begin(client: &Client, request: v1::ExecuteRequest) -> Result<Self, ClientError> {
         let (sender, receiver) = mpsc::channel(QUEUED);
+        let gone = CancellationToken::new();
         let first = v1::ExecuteStreamRequest { message: Some(sent::Message::Execute(request)) };
-        let messages = futures_util::StreamExt::chain(tokio_stream::once(first), ReceiverStream::new(receiver));
-        (CommandInput(sender), messages)
-    }
-
-    pub(crate) fn new(input: CommandInput, replies: Streaming<v1::ExecuteStreamResponse>) -> Self {
-        Self { replies, input: Some(input), has_ended: false }
+        let messages = tokio_stream::once(first).chain(ReceiverStream::new(receiver)).take_until(gone.clone().cancelled_owned());
+        let ends_messages = gone.drop_guard();
+        let replies = client.calls().execute_stream(client.call(messages)).await?.into_inner();
+        Ok(Self {
+            replies,
+            input: Some(CommandInput(sender)),
+            client: client.clone(),
+            intent: None,
+            has_ended: false,
+            _ends_messages: ends_messages,
+        })
     }
 
     /// Takes the input of the command. A second call returns `None`. While nobody takes it, standard input stays open.
@@ -129,14 +141,19 @@ impl ExecutionStream {
         if self.has_ended {
             return Ok(None);
         }
-        let reply = self.replies.message().await.map_err(ClientError::from)?.ok_or(ClientError::Incomplete)?;
-        self.event(reply).map(Some)
+        futures_util::StreamExt::next(self).await.transpose()
     }
 
     fn event(&mut self, reply: v1::ExecuteStreamResponse) -> Result<ExecutionEvent, ClientError> {
         Ok(match reply.message.ok_or(ClientError::Incomplete)? {
-            received::Message::Held(held) => ExecutionEvent::Held(held),
-            received::Message::Begun(begun) => ExecutionEvent::Begun(begun),
+            received::Message::Held(held) => {
+                self.intent = Some(held.intent.clone());
+                ExecutionEvent::Held(held)
+            }
+            received::Message::Begun(begun) => {
+                self.intent = Some(begun.intent.clone());
+                ExecutionEvent::Begun(begun)
+            }
             received::Message::Stdout(bytes) => ExecutionEvent::Stdout(bytes),
             received::Message::Stderr(bytes) => ExecutionEvent::Stderr(bytes),
             received::Message::Notice(text) => ExecutionEvent::Notice(text),
@@ -163,5 +180,17 @@ impl Stream for ExecutionStream {
         // Nothing follows an error.
         self.has_ended |= next.is_err();
         Poll::Ready(Some(next))
+    }
+}
+
+impl Drop for ExecutionStream {
+    fn drop(&mut self) {
+        // HTTP/2 keeps the call open until all input was sent, which a command that reads nothing prevents.
+        let Some(intent) = self.intent.take().filter(|_| !self.has_ended) else { return };
+        let (Ok(runtime), client) = (Handle::try_current(), self.client.clone()) else { return };
+        runtime.spawn(async move {
+            // The intent may have ended meanwhile.
+            let _ = client.cancel(&intent).await;
+        });
     }
 }

@@ -74,7 +74,7 @@ mod tests {
         let failing = r#"@id("c") permit (principal, action == Action::"shell.exec.v1", resource)
             when { context.parameters has count && context.parameters.count * 9223372036854775807 > 1 };"#;
         for (name, text, policies) in [
-            ("default", PolicySet::default_text(), 2),
+            ("default", PolicySet::default_text(), 4),
             ("annotated", annotated, 1),
             ("forbid", forbid, 1),
             ("failing", failing, 1),

@@ -19,7 +19,7 @@ async fn violations_of_the_schema_name_the_values() {
 
 #[tokio::test]
 async fn refusals_have_the_codes_of_the_table() {
-    let place = Place::with_quotas("[user.\"uid:8\"]\nrate = \"1/h\"\n").await;
+    let place = Place::with_quotas("[principal.\"user:uid:8\"]\nrate = \"1/h\"\n").await;
     let client = place.operator().await;
     let refused = async |request| {
         let error = call_error(client.execute(request).await);
