@@ -44,8 +44,8 @@ impl Place {
 
     pub async fn with_quotas(quotas: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        private(&directory.path().join("policy/enforced/test.cedar"), POLICY);
-        private(&directory.path().join("quotas.toml"), quotas);
+        private(directory.path(), "policy/enforced/test.cedar", POLICY);
+        private(directory.path(), "quotas.toml", quotas);
         let (begun, begun_commands) = mpsc::unbounded_channel();
         let (cancelled, cancelled_commands) = mpsc::unbounded_channel();
         let executor = Box::new(Commands { begun, cancelled });
@@ -119,12 +119,13 @@ async fn engine(directory: &Path) -> Engine {
     Engine::start(parts).await.unwrap()
 }
 
-/// Writes a file that nobody else may change.
-fn private(path: &Path, text: &str) {
+/// Writes a file below `root` that nobody else may change.
+fn private(root: &Path, name: &str, text: &str) {
+    let path = root.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-    for above in path.ancestors().skip(1).take(2) {
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    for above in path.ancestors().skip(1).take_while(|above| above.starts_with(root)) {
         fs::set_permissions(above, fs::Permissions::from_mode(0o700)).unwrap();
     }
 }
