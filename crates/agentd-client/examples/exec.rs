@@ -1,7 +1,7 @@
 //! Runs a shell command by the daemon: `cargo run -p agentd-client --example exec -- SOCKET 'COMMAND'`. The output is printed
 //! while the command runs, and standard input is sent to the command.
 
-use agentd_client::{ClientError, CommandInput, Connection, ExecutionEvent, request};
+use agentd_client::{Client, ClientError, CommandInput, ExecutionEvent, request};
 use bytes::Bytes;
 use std::{error::Error, process::ExitCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [socket, command] = arguments.as_slice() else { return Err("usage: exec SOCKET COMMAND".into()) };
-    let client = Connection::unix(socket).connect().await?;
+    let client = Client::connect(socket).await?;
     let parameters = serde_json::json!({ "command": command, "stdin_stream": true });
     let mut execution = client.execute_stream(request("shell.exec.v1", &parameters)?).await?;
     if let Some(input) = execution.take_input() {

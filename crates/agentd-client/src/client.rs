@@ -13,7 +13,6 @@ use tonic::{Request, metadata::AsciiMetadataValue, transport::Channel};
 #[derive(Debug, Clone)]
 pub struct Client {
     calls: AgentdClient<Channel>,
-    key: Option<AsciiMetadataValue>,
     timeout: Option<Duration>,
     traceparent: Option<AsciiMetadataValue>,
 }
@@ -28,9 +27,9 @@ pub fn request(capability: &str, parameters: &impl Serialize) -> Result<v1::Exec
 }
 
 impl Client {
-    pub(crate) fn new(channel: Channel, key: Option<AsciiMetadataValue>) -> Self {
+    pub(crate) fn new(channel: Channel) -> Self {
         let calls = AgentdClient::new(channel).max_encoding_message_size(MAX_REQUEST).max_decoding_message_size(MAX_RESPONSE);
-        Self { calls, key, timeout: None, traceparent: None }
+        Self { calls, timeout: None, traceparent: None }
     }
 
     /// Returns a client whose calls have this deadline, counted from their begin. The daemon then ends the intent.
@@ -149,11 +148,8 @@ impl Client {
         if let Some(timeout) = self.timeout {
             request.set_timeout(timeout);
         }
-        let metadata = request.metadata_mut();
-        for (name, value) in [("authorization", &self.key), ("traceparent", &self.traceparent)] {
-            if let Some(value) = value {
-                metadata.insert(name, value.clone());
-            }
+        if let Some(traceparent) = &self.traceparent {
+            request.metadata_mut().insert("traceparent", traceparent.clone());
         }
         request
     }

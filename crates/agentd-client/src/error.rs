@@ -8,22 +8,13 @@ use tonic_types::StatusExt as _;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// A header cannot contain the API key.
-    #[error("API key: not visible ASCII characters — copy the key again")]
-    Key,
     /// A header cannot contain the trace context.
     #[error("trace context: not visible ASCII characters — use the form 00-TRACE-SPAN-01")]
     TraceParent,
-    /// The text is not an address.
-    #[error("{0}: not an address — write HOST:PORT")]
-    Address(String),
-    /// The connection would not be encrypted.
-    #[error("{0}: not a loopback address, and the connection would not be encrypted — use TLS")]
-    Plaintext(String),
     /// The daemon cannot be reached.
-    #[error("connect to agentd: {address}: {source} — start it with `agentd serve`")]
+    #[error("connect to agentd: {address}: {source} — start it with `agentd serve`, or name its socket")]
     Connect {
-        /// The socket or the address.
+        /// The path of the socket.
         address: String,
         /// The cause.
         source: tonic::transport::Error,

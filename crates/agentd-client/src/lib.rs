@@ -1,6 +1,6 @@
 //! A client of agentd's daemon, by gRPC.
 //!
-//! 1. A [`Connection`] names the daemon: its Unix socket, or an address with TLS and an API key.
+//! 1. [`Client::connect`] connects to the Unix socket of a daemon.
 //! 2. A [`Client`] executes a [`v1::ExecuteRequest`], and lists capabilities and approvals.
 //! 3. An [`ExecutionStream`] receives the output of a command, and its [`CommandInput`] sends input to the command.
 //!
@@ -13,6 +13,5 @@ mod execution;
 
 pub use agentd_proto::v1;
 pub use client::{Client, request};
-pub use connection::Connection;
 pub use error::{CallError, ClientError, FieldError};
 pub use execution::{CommandInput, ExecutionEvent, ExecutionStream, NoInput};

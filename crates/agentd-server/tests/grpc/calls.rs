@@ -166,7 +166,7 @@ async fn health_follows_the_readiness_of_the_daemon() {
 #[tokio::test]
 async fn call_without_a_caller_is_refused() {
     let place = Place::new().await;
-    let nobody = agentd_client::Connection::unix(place.socket()).api_key("nobody").unwrap().connect().await.unwrap();
+    let nobody = place.nobody().await;
     let refused = |error: ClientError| call_error::<()>(Err(error)).code;
     assert_eq!(refused(nobody.execute(shell("x")).await.unwrap_err()), Code::Unauthenticated);
     assert_eq!(refused(nobody.execute_stream(shell("x")).await.unwrap_err()), Code::Unauthenticated);

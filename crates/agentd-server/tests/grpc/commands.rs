@@ -69,8 +69,10 @@ async fn cat(streams: &mut CallStreams) {
 }
 
 async fn write(streams: &CallStreams, event: CallEvent) {
-    if let Some(events) = &streams.events {
-        // A client that has gone is cancelled.
-        let _ = events.send(event).await;
+    if let Some(events) = &streams.events
+        && events.send(event).await.is_err()
+    {
+        // The client has gone, and the command is cancelled. A loop of writes would never yield to that.
+        std::future::pending().await
     }
 }

@@ -1,13 +1,13 @@
 //! A daemon in a temporary folder that listens on a Unix socket.
 
 use crate::commands::Commands;
-use agentd_client::{CallError, Client, ClientError, Connection, v1};
+use agentd_client::{CallError, Client, ClientError, v1};
 use agentd_engine::{CapabilityRegistry, Engine, EngineParts, LiveQuotas, vocabulary};
 use agentd_policy::{IfMissing, LivePolicies, PolicyPrincipal, PrincipalKind};
 use agentd_records::Records;
 use agentd_server::{Caller, Service, ServiceParts, grpc};
 use agentd_state::{Retention, StateStore};
-use axum::{extract::Request, middleware::Next, response::Response};
+use axum::{extract::Request, middleware::Next};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
@@ -52,10 +52,7 @@ impl Place {
         let engine = engine(directory.path()).await;
         let service = Service::new(ServiceParts { engine, executor, workspaces: Vec::new() });
         let place = Self { directory, service, begun: begun_commands, cancelled: cancelled_commands };
-        let routes = grpc::routes(place.service.clone()).await.unwrap();
-        let router = routes.layer(axum::middleware::from_fn(authenticate));
-        let listener = UnixListener::bind(place.socket()).unwrap();
-        tokio::spawn(accept(listener, router));
+        place.listen("socket", Some(caller("uid:7", true))).await;
         place
     }
 
@@ -65,12 +62,36 @@ impl Place {
 
     /// Returns a client of the user who runs the daemon.
     pub async fn operator(&self) -> Client {
-        Connection::unix(self.socket()).connect().await.unwrap()
+        Client::connect(self.socket()).await.unwrap()
     }
 
     /// Returns a client of another user.
     pub async fn user(&self, number: u32) -> Client {
-        Connection::unix(self.socket()).api_key(&format!("uid:{number}")).unwrap().connect().await.unwrap()
+        let name = format!("uid:{number}");
+        let socket = self.directory.path().join(&name);
+        if !socket.exists() {
+            self.listen(&name, Some(caller(&name, false))).await;
+        }
+        Client::connect(socket).await.unwrap()
+    }
+
+    /// Returns a client that is not authenticated.
+    pub async fn nobody(&self) -> Client {
+        self.listen("nobody", None).await;
+        Client::connect(self.directory.path().join("nobody")).await.unwrap()
+    }
+
+    /// Serves a socket whose requests have this caller, as the middleware of the daemon puts it into the extensions.
+    async fn listen(&self, name: &str, caller: Option<Caller>) {
+        let authenticate = move |mut request: Request, next: Next| {
+            if let Some(caller) = caller.clone() {
+                request.extensions_mut().insert(caller);
+            }
+            next.run(request)
+        };
+        let router = grpc::routes(self.service.clone()).await.unwrap().layer(axum::middleware::from_fn(authenticate));
+        let listener = UnixListener::bind(self.directory.path().join(name)).unwrap();
+        tokio::spawn(accept(listener, router));
     }
 }
 
@@ -85,21 +106,9 @@ async fn accept(listener: UnixListener, router: axum::Router) {
     }
 }
 
-/// Puts the caller into the extensions, as the middleware of the daemon does: the credential is the name of a user.
-async fn authenticate(mut request: Request, next: Next) -> Response {
-    let credential = request.headers().get("authorization").map(|value| value.to_str().unwrap().to_owned());
-    let name = credential.as_deref().and_then(|text| text.strip_prefix("Bearer "));
-    if name != Some("nobody") {
-        let principal = PolicyPrincipal {
-            kind: PrincipalKind::User,
-            name: name.unwrap_or("uid:7").to_owned(),
-            groups: Vec::new(),
-            acts_for: None,
-        };
-        let is_operator = name.is_none();
-        request.extensions_mut().insert(Caller { principal, transport: "grpc", address: None, is_operator });
-    }
-    next.run(request).await
+fn caller(name: &str, is_operator: bool) -> Caller {
+    let principal = PolicyPrincipal { kind: PrincipalKind::User, name: name.to_owned(), groups: Vec::new(), acts_for: None };
+    Caller { principal, transport: "grpc", address: None, is_operator }
 }
 
 async fn engine(directory: &Path) -> Engine {
