@@ -34,7 +34,7 @@ const PARENT: &str = "parent";
 
 /// Returns the span of an intent, from its request to its end. `own` is the span's identity, `caller` that of the caller's span.
 /// The caller records the fields `capability`, `backend`, `intent`, `status` and `reason` as they become known.
-pub fn intent_span(own: &TraceContext, caller: Option<&TraceContext>) -> Span {
+pub(crate) fn intent_span(own: &TraceContext, caller: Option<&TraceContext>) -> Span {
     tracing::info_span!(
         target: MEASURED,
         INTENT,

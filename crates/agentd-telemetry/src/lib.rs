@@ -11,6 +11,7 @@
 //! No failure of this crate reaches an intent: a full queue drops spans, and a failed export is only reported.
 
 mod exporter;
+mod intent_trace;
 mod label;
 mod layer;
 mod metrics;
@@ -20,7 +21,8 @@ mod span_queue;
 mod trace_context;
 
 pub use exporter::{ExportError, SpanExporter};
-pub use layer::{intent_span, measured_layer};
+pub use intent_trace::{IntentTrace, record_end};
+pub use layer::measured_layer;
 pub use metrics::Metrics;
 pub use settings::{ExportSettings, InvalidVariable};
 pub use span_queue::{EndedSpan, MAX_SPANS, SpanQueue};

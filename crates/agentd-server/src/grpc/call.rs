@@ -1,7 +1,8 @@
 //! What a call has beside its message: the caller, the deadline and the trace.
 
 use super::failure::{failure, invalid};
-use crate::{caller::Caller, intent_trace::IntentTrace};
+use crate::caller::Caller;
+use agentd_telemetry::IntentTrace;
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{
@@ -32,7 +33,7 @@ impl ExecuteCall {
     /// A status, if the request has no caller or a malformed deadline.
     pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
         let text = |name| request.metadata().get(name).and_then(|value| value.to_str().ok());
-        let trace = IntentTrace::of(text("traceparent"), text("tracestate"));
+        let trace = IntentTrace::of_headers(text("traceparent"), text("tracestate"));
         let deadline = timeout(request.metadata())?.and_then(|timeout| Instant::now().checked_add(timeout));
         Ok(Self { caller: caller(request)?.clone(), trace, deadline })
     }

@@ -1,8 +1,9 @@
 //! `Execute`: one request, one outcome.
 
 use super::{call::ExecuteCall, failure, outcome::outcome, translate};
-use crate::{call::CallStreams, intent_trace::record_end, service::Service};
+use crate::{call::CallStreams, service::Service};
 use agentd_proto::v1;
+use agentd_telemetry::record_end;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;

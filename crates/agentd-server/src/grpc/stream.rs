@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{
     call::{CallEvent, CallInput, CallStreams},
-    intent_trace::record_end,
     service::Service,
 };
 use agentd_proto::v1::{self, execute_stream_request, execute_stream_response::Message};
+use agentd_telemetry::record_end;
 use futures_util::Stream;
 use std::{
     pin::Pin,

@@ -7,14 +7,9 @@ use super::{
     problem::{INVALID, Problem},
     state::HttpState,
 };
-use crate::{
-    call::CallStreams,
-    caller::Caller,
-    intent_trace::{IntentTrace, record_end},
-    request::ExecuteRequest,
-    service::ServedIntent,
-};
+use crate::{call::CallStreams, caller::Caller, request::ExecuteRequest, service::ServedIntent};
 use agentd_state::{IdempotencyKey, IntentId};
+use agentd_telemetry::{IntentTrace, record_end};
 use axum::{
     Extension, Json,
     body::Body,
@@ -67,7 +62,7 @@ pub(super) async fn execute(
 ) -> Result<Response, Problem> {
     let key = key(&headers)?;
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let trace = IntentTrace::of(text(TRACEPARENT), text(TRACESTATE));
+    let trace = IntentTrace::of_headers(text(TRACEPARENT), text(TRACESTATE));
     let request = body::received(&state, &headers, body).await?;
     let own = HeaderValue::from_str(&trace.own().to_string()).ok();
     let submission = Submission { caller, request, key, trace };

@@ -7,11 +7,10 @@ use super::{
 use crate::{
     call::{CallEvent, CallStreams},
     caller::Caller,
-    intent_trace::record_end,
     request::ExecuteRequest,
     service::{ServedIntent, Service},
 };
-use agentd_telemetry::{TraceContext, intent_span};
+use agentd_telemetry::{IntentTrace, TraceContext, record_end};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -82,8 +81,8 @@ impl RunningCall {
         slot: CallSlot,
         (parent, live): (Option<&TraceContext>, &Arc<LiveBytes>),
     ) -> Self {
-        let trace = parent.map_or_else(TraceContext::new_trace, TraceContext::child);
-        let span = intent_span(&trace, parent);
+        let trace = IntentTrace::below(parent.cloned());
+        let span = trace.span();
         let started = CallProgress { state: CallState::Submitted, bytes: 0, last_line: String::new() };
         let (sender, progress) = watch::channel(started);
         let (events, received) = mpsc::channel(EVENTS);
@@ -103,7 +102,7 @@ impl RunningCall {
             sender.send_modify(|progress| progress.state = CallState::Ended(Arc::new(ended)));
         };
         tokio::spawn(task.instrument(span));
-        Self { capability, trace, progress, _cancels: cancel.clone().drop_guard(), cancel }
+        Self { capability, trace: trace.own().clone(), progress, _cancels: cancel.clone().drop_guard(), cancel }
     }
 
     /// Returns how far the call is.

@@ -2,12 +2,11 @@
 
 use super::{args::CallArgs, logging::SubscriberLayer, output_file::OutputFile, writer};
 use agentd_log::LogFailure as _;
-use agentd_telemetry::{ExportSettings, Metrics, SpanExporter, SpanQueue, TraceContext, intent_span, measured_layer};
+use agentd_telemetry::{ExportSettings, IntentTrace, Metrics, SpanExporter, SpanQueue, measured_layer};
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::Span;
 
 /// The variables with the span of the caller, as OpenTelemetry defines them for child processes.
 const TRACEPARENT: &str = "TRACEPARENT";
@@ -108,61 +107,19 @@ impl SpanExports {
     }
 }
 
-/// The span of a call.
-pub(super) struct CallTrace {
-    own: TraceContext,
-    caller: Option<TraceContext>,
-}
-
-impl CallTrace {
-    /// Returns a new span below that of the caller, or in a new trace.
-    pub fn of(args: &CallArgs) -> Self {
-        let caller = args.traceparent.clone().or_else(inherited);
-        let own = caller.as_ref().map_or_else(TraceContext::new_trace, TraceContext::child);
-        Self { own, caller }
-    }
-
-    /// Returns the span, which has begun.
-    pub fn span(&self) -> Span {
-        intent_span(&self.own, self.caller.as_ref())
-    }
-
-    /// Adds the span to the object of an intent, for the caller's further spans.
-    pub fn add_to(&self, object: &mut Value) {
-        object["traceparent"] = self.own.to_string().into();
-        object["tracestate"] = self.own.state().into();
-    }
-}
-
-/// Returns the span in the environment. An invalid one is ignored, as the specification requires.
-fn inherited() -> Option<TraceContext> {
-    let parent = std::env::var(TRACEPARENT).ok()?;
-    match parent.parse::<TraceContext>() {
-        Ok(context) => Some(match std::env::var(TRACESTATE) {
-            Ok(state) => context.with_state(&state),
-            Err(_) => context,
-        }),
-        Err(error) => {
-            tracing::debug!(%error, "ignored {TRACEPARENT}");
-            None
+/// Returns the span of a call: below the span that arguments or environment name, or in a new trace.
+pub(super) fn trace_of(args: &CallArgs) -> IntentTrace {
+    match &args.traceparent {
+        Some(caller) => IntentTrace::below(Some(caller.clone())),
+        None => {
+            let variable = |name| std::env::var(name).ok();
+            IntentTrace::of_headers(variable(TRACEPARENT).as_deref(), variable(TRACESTATE).as_deref())
         }
     }
 }
 
-/// Records in the current span how an intent ended.
-pub(super) fn record_end(object: &Value) {
-    let span = Span::current();
-    let record = |field: &str, value: &Value| {
-        if let Some(text) = value.as_str() {
-            span.record(field, text);
-        }
-    };
-    for member in ["intent", "status", "reason"] {
-        record(member, &object[member]);
-    }
-    record("backend", &object["sandbox"]["backend"]);
-    // The name of an unknown capability is a text of the caller.
-    if object["reason"] != "unknown-capability" {
-        record("capability", &object["capability"]);
-    }
+/// Adds the span of a call to the object of its intent, for the caller's further spans.
+pub(super) fn add_trace(object: &mut Value, trace: &IntentTrace) {
+    object["traceparent"] = trace.own().to_string().into();
+    object["tracestate"] = trace.own().state().into();
 }

@@ -14,12 +14,13 @@ use super::{
     request, run,
     stops::{StopSource, Stops},
     stream,
-    telemetry::{self, CallTrace, Telemetry},
+    telemetry::{self, Telemetry},
     writer,
 };
 use agentd_core::{Captured, EndReason, Outcome, Usage, escape};
 use agentd_engine::{EndedIntent, Execution, Held, Operation, Submitted};
 use agentd_log::measure::Stage;
+use agentd_telemetry::{IntentTrace, record_end};
 use serde_json::Value;
 use std::{io::Write as _, path::Path};
 use tracing::Instrument as _;
@@ -33,7 +34,7 @@ pub(crate) async fn call(args: CallArgs, telemetry: Option<Telemetry>) -> Result
     let open = |kind, path: &Path| OutputFile::at(kind, path, request::followed(false));
     let receipt = args.receipt.as_deref().map(|path| open(OutputKind::Receipt, path)).transpose()?;
     let metrics = args.metrics.as_deref().map(|path| open(OutputKind::Metrics, path)).transpose()?;
-    let trace = CallTrace::of(&args);
+    let trace = telemetry::trace_of(&args);
     let called = submit(&args, receipt, &trace).instrument(trace.span()).await;
     if let Some(telemetry) = telemetry {
         telemetry.finish(metrics).await;
@@ -41,7 +42,7 @@ pub(crate) async fn call(args: CallArgs, telemetry: Option<Telemetry>) -> Result
     called
 }
 
-async fn submit(args: &CallArgs, receipt: Option<OutputFile>, trace: &CallTrace) -> Result<u8, Failure> {
+async fn submit(args: &CallArgs, receipt: Option<OutputFile>, trace: &IntentTrace) -> Result<u8, Failure> {
     let intent = intent::of(args)?;
     let engine = place::engine().await?;
     let mut stops = Stops::new()?;
@@ -62,7 +63,7 @@ async fn submit(args: &CallArgs, receipt: Option<OutputFile>, trace: &CallTrace)
     if let Some(file) = receipt {
         write_receipt(&file, &ended)?;
     }
-    telemetry::record_end(&ended.object);
+    record_end(&ended.object);
     print(&ended, args.json.then_some(trace), was_live)
 }
 
@@ -114,11 +115,11 @@ fn write_receipt(file: &OutputFile, ended: &EndedIntent) -> Result<(), Failure> 
 
 /// Prints the result of an intent, as JSON with the span of the call, or in words without the output that was printed before.
 /// Returns the exit code.
-fn print(ended: &EndedIntent, json: Option<&CallTrace>, was_live: bool) -> Result<u8, Failure> {
+fn print(ended: &EndedIntent, json: Option<&IntentTrace>, was_live: bool) -> Result<u8, Failure> {
     let object = &ended.object;
     if let Some(trace) = json {
         let mut object = object.clone();
-        trace.add_to(&mut object);
+        telemetry::add_trace(&mut object, trace);
         object["receipt"] = ended.receipt.as_deref().and_then(|receipt| serde_json::from_str(receipt).ok()).unwrap_or_default();
         writeln!(std::io::stdout(), "{}", escape::json(&format!("{object:#}")))?;
         return Ok(code(&ended.object));
