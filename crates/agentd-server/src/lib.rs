@@ -14,7 +14,6 @@ mod caller;
 mod executor;
 pub mod grpc;
 pub mod http;
-mod intent_trace;
 pub mod listen;
 pub mod mcp;
 mod request;

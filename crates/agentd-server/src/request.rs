@@ -125,8 +125,8 @@ pub enum InvalidRequest {
         /// The cause.
         source: std::io::Error,
     },
-    /// The configuration does not list the directory. The text does not tell whether it exists.
-    #[error("workspace: {0}: the configuration of the daemon does not list it — ask the operator to add it to `workspaces`")]
+    /// The daemon was not started with the directory. The text does not tell whether it exists.
+    #[error("workspace: {0}: not in a directory that callers may name — start `agentd serve` with --workspace DIR")]
     Unlisted(String),
 }
 

@@ -20,7 +20,7 @@ pub struct ServiceParts {
     pub engine: Engine,
     /// Executes admitted intents.
     pub executor: Box<dyn Executor>,
-    /// The directories, without links, at or below which every caller may name a workspace.
+    /// The directories, without links, at or below which callers other than the user may name a workspace.
     pub workspaces: Vec<PathBuf>,
 }
 

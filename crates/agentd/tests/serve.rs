@@ -1,7 +1,7 @@
 //! `agentd serve`, as its clients see it: REST by curl, gRPC by the Rust client, signals, and a killed daemon.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
-use agentd_client::{Connection, ExecutionEvent, request};
+use agentd_client::{Client, ExecutionEvent, request};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -452,6 +452,41 @@ fn command_in_a_sandbox_cannot_use_the_socket() {
 }
 
 #[test]
+fn model_names_only_workspaces_with_which_the_daemon_was_started() {
+    let mut served = Served::new();
+    served.signal("TERM");
+    served.daemon.wait().unwrap();
+    write_private(&served.path("data/policy/enforced"), "@id(\"all\") permit (principal, action, resource);");
+    for name in ["listed", "other"] {
+        fs::create_dir(served.path(name)).unwrap();
+    }
+    std::os::unix::fs::symlink(served.path("other"), served.path("listed/link")).unwrap();
+    let listed = served.path("listed").display().to_string();
+    served.restart(&["--workspace", &listed]);
+    for (path, expected) in [("listed", true), ("other", false), ("listed/link", false), ("listed/missing", false)] {
+        let arguments = json!({ "command": "pwd", "_workspace": served.path(path) });
+        let params = json!({ "name": "shell_exec_v1", "arguments": arguments, "_meta": {
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {},
+            "io.modelcontextprotocol/clientInfo": { "name": "test", "version": "1" },
+        } });
+        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params }).to_string();
+        let headers = [
+            "Content-Type: application/json",
+            "Accept: application/json, text/event-stream",
+            "MCP-Protocol-Version: 2026-07-28",
+            "Mcp-Method: tools/call",
+            "Mcp-Name: shell_exec_v1",
+        ];
+        let mut client = served.curl(&["--data-binary", &body, "http://localhost/mcp"]);
+        client.args(headers.iter().flat_map(|header| ["--header", header]));
+        let text = String::from_utf8(client.output().unwrap().stdout).unwrap();
+        assert_eq!(text.contains("\"isError\":false") && text.contains(&format!("{listed}\\n")), expected, "{path}: {text}");
+        assert_eq!(text.contains("--workspace DIR"), path.ends_with("link") || path == "other", "{path}: {text}");
+    }
+}
+
+#[test]
 fn client_in_another_pid_namespace_is_not_authenticated() {
     let served = Served::new();
     let url = "http://localhost/v1/capabilities";
@@ -490,9 +525,29 @@ fn slow_and_silent_clients_do_not_keep_others_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn command_that_does_not_read_its_input_holds_up_no_other_call_of_the_connection() {
+    let served = Served::new();
+    let client = Client::connect(served.socket()).await.unwrap();
+    let parameters = json!({ "command": "echo deaf; sleep 1000", "stdin_stream": true });
+    let mut deaf = client.execute_stream(request("shell.exec.v1", &parameters).unwrap()).await.unwrap();
+    let input = deaf.take_input().unwrap();
+    while !matches!(deaf.next().await.unwrap(), Some(ExecutionEvent::Stdout(_))) {}
+    let sender = tokio::spawn(async move { while input.stdin(vec![0; 64 << 10].into()).await.is_ok() {} });
+    for _ in 0..5 {
+        let outcome = client.execute(request("shell.exec.v1", &json!({ "command": "true" })).unwrap()).await.unwrap();
+        assert_eq!(outcome.exit_code, Some(0));
+    }
+    drop(deaf);
+    while !served.outcomes().iter().any(|outcome| outcome["reason"] == "cancelled") {
+        tokio::task::yield_now().await;
+    }
+    sender.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rust_client_streams_input_and_output_by_grpc() {
     let served = Served::new();
-    let client = Connection::unix(served.socket()).connect().await.unwrap();
+    let client = Client::connect(served.socket()).await.unwrap();
     assert!(client.capabilities().await.unwrap().iter().any(|capability| capability.name == "shell.exec.v1"));
     let parameters = json!({ "command": "cat", "stdin_stream": true });
     let mut execution = client.execute_stream(request("shell.exec.v1", &parameters).unwrap()).await.unwrap();

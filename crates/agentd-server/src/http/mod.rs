@@ -22,7 +22,7 @@ pub use state::HttpParts;
 
 use crate::{
     grpc::{self, ReflectionError},
-    mcp::{self, McpHttpOptions},
+    mcp,
 };
 use axum::{Router, middleware};
 use state::HttpState;
@@ -31,8 +31,8 @@ use state::HttpState;
 ///
 /// # Errors
 /// [`ReflectionError`].
-pub async fn router(parts: HttpParts, options: &McpHttpOptions) -> Result<Router, ReflectionError> {
-    let mcp = mcp::http_service(parts.service.clone(), options);
+pub async fn router(parts: HttpParts) -> Result<Router, ReflectionError> {
+    let mcp = mcp::http_service(parts.service.clone());
     let grpc = grpc::routes(parts.service.clone()).await?;
     let state = HttpState::new(parts);
     let rest = openapi::router(state.clone());

@@ -27,6 +27,11 @@ const MAX_HEADERS: usize = 100;
 /// The most requests of one HTTP/2 connection at a time.
 const MAX_STREAMS: u32 = 128;
 
+/// The bytes that the daemon receives of one HTTP/2 request, and of all requests of a connection, before they are read. A command
+/// that does not read its input therefore holds up no other request of the connection.
+const STREAM_WINDOW: u32 = 128 << 10;
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
+
 /// The time after which an HTTP/2 client is asked whether it is alive, and for which its answer is awaited.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -89,6 +94,8 @@ fn builder() -> Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);

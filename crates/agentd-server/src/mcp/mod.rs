@@ -33,5 +33,5 @@ mod stdio;
 mod tool_call;
 
 pub use catalog::McpWorkspace;
-pub use http::{McpHttpOptions, McpHttpService, http_service};
+pub use http::{McpHttpService, http_service};
 pub use stdio::{McpStdioError, serve_stdio};

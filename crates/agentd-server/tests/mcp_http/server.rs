@@ -8,10 +8,7 @@ use agentd_engine::{
 };
 use agentd_policy::{IfMissing, LivePolicies, PolicyPrincipal, PrincipalKind};
 use agentd_records::{ContentDigest, Records};
-use agentd_server::{
-    Caller, ExecuteError, ExecutionCall, Executor, Service, ServiceParts,
-    mcp::{McpHttpOptions, http_service},
-};
+use agentd_server::{Caller, ExecuteError, ExecutionCall, Executor, Service, ServiceParts, mcp::http_service};
 use agentd_state::{Retention, StateStore};
 use axum::{Router, extract::Request, middleware, response::Response};
 use std::{
@@ -76,7 +73,7 @@ impl Server {
         let engine = engine(folder.path(), policy).await;
         let workspaces = vec![folder.path().join("shared").canonicalize().unwrap()];
         let service = Service::new(ServiceParts { engine, executor: Box::new(Unsandboxed), workspaces });
-        let mcp = http_service(service, &McpHttpOptions::default());
+        let mcp = http_service(service);
         let router = Router::new()
             .route_service("/mcp", mcp)
             .layer(middleware::from_fn(move |request, next| authenticate(request, caller, next)));

@@ -1,6 +1,13 @@
 //! `agentd serve`: executes the requests of many clients, by REST, gRPC and MCP on a Unix socket.
 
-use super::{args::ServeArgs, data, failure::Failure, service, telemetry::DaemonTelemetry, writer};
+use super::{
+    args::ServeArgs,
+    data,
+    failure::{self, Failure},
+    service,
+    telemetry::DaemonTelemetry,
+    writer,
+};
 use agentd_engine::Engine;
 use agentd_isolation::egress;
 use agentd_log::LogFailure as _;
@@ -9,9 +16,8 @@ use agentd_server::{
     auth::Authenticator,
     http::{HttpParts, router},
     listen::{ConnectionLimits, UnixSocket, serve as serve_connections},
-    mcp::McpHttpOptions,
 };
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
@@ -20,6 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 /// The time for which cancelled intents may take to end, in addition to the grace period of their commands.
 const CANCELLED: Duration = Duration::from_secs(30);
+
+/// The time for which clients may take to read their last responses.
+const RESPONSES: Duration = Duration::from_secs(5);
 
 /// The interval at which spans are exported.
 const EXPORT: Duration = Duration::from_secs(5);
@@ -37,10 +46,10 @@ pub(super) async fn serve(args: ServeArgs, telemetry: DaemonTelemetry) -> Result
     };
     let socket = UnixSocket::bind(&path)?;
     egress::raise_descriptor_limit()?;
-    let service = service::service(Vec::new()).await?;
+    let service = service::service(workspaces(&args.workspace)?).await?;
     let authenticator = Authenticator::new().map_err(|errno| format!("find the groups of this user: getgroups: {errno}"))?;
     let parts = HttpParts { service: service.clone(), authenticator, metrics: telemetry.metrics.clone() };
-    let router = router(parts, &McpHttpOptions::default()).await?;
+    let router = router(parts).await?;
     let stop = CancellationToken::new();
     let limits = ConnectionLimits { connections: args.max_connections.get() };
     let connections = tokio::spawn(serve_connections(socket, router, limits, stop.clone()));
@@ -56,6 +65,12 @@ pub(super) async fn serve(args: ServeArgs, telemetry: DaemonTelemetry) -> Result
     end(&service, &mut signals, args.drain, (stop, connections)).await;
     exports.finish().await;
     Ok(0)
+}
+
+/// Returns the directories without links, below which callers other than the user may name workspaces.
+fn workspaces(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let resolved = |path: &PathBuf| path.canonicalize().map_err(|error| failure::of_file("workspace", path, &error).into());
+    named.iter().map(resolved).collect()
 }
 
 /// The signals that ask the daemon to stop.
@@ -91,7 +106,7 @@ async fn reload_configuration(engine: &Engine) {
     }
 }
 
-/// Lets intents end, and cancels them after `drain` or at the next signal. Connections then get a moment for the last responses.
+/// Lets intents end, and cancels them after `drain` or at the next signal. Connections then get a time for the last responses.
 async fn end(service: &Service, signals: &mut StopSignals, drain: Duration, connections: (CancellationToken, JoinHandle<()>)) {
     let (stop, mut connections) = connections;
     stop.cancel();
@@ -110,6 +125,6 @@ async fn end(service: &Service, signals: &mut StopSignals, drain: Duration, conn
     tokio::select! {
         ended = &mut connections => drop(ended.or_warn("wait for connections", "of the daemon")),
         () = signals.next() => {}
-        () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        () = tokio::time::sleep(RESPONSES) => writer::message(format_args!("some clients have not read their last response")),
     }
 }

@@ -16,6 +16,9 @@ pub(crate) struct ServeArgs {
     /// Unix socket to listen on; its directory must be private [default: serve/agentd.sock in the data directory]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// Host directory below which a model may name a workspace by MCP on the socket (repeatable) [default: none]
+    #[arg(long, value_name = "DIR")]
+    pub workspace: Vec<PathBuf>,
     /// Maximum number of connections at a time; further clients wait
     #[arg(long, value_name = "NUMBER", default_value = "256")]
     pub max_connections: NonZeroUsize,
