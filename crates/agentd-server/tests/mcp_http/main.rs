@@ -103,7 +103,7 @@ async fn closed_response_kills_the_command() {
 }
 
 #[tokio::test]
-async fn workspace_is_an_argument_that_the_configuration_must_list_even_for_the_operator() {
+async fn workspace_is_an_argument_below_a_named_directory_even_for_the_operator() {
     let server = Server::start(ALL).await;
     let named = |path: &Path| json!({ "name": "shell_exec_v1", "arguments": { "command": "pwd", "_workspace": path } });
     for caller in ["operator", "a"] {
@@ -113,7 +113,7 @@ async fn workspace_is_an_argument_that_the_configuration_must_list_even_for_the_
         for other in [Path::new("/etc"), server.folder.path()] {
             let refused = request(&server, caller, NEW, "tools/call", named(other)).await;
             assert_eq!(refused["isError"], true);
-            assert!(refused.to_string().contains("does not list it"), "{refused:#}");
+            assert!(refused.to_string().contains("not in a directory that callers may name"), "{refused:#}");
         }
     }
 }
