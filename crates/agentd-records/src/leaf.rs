@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, fmt};
 
 /// The newest version of the form of leaves. A leaf has the version in which its event was added, so that older programs read all
 /// other leaves.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 
 /// The maximum length of a label in bytes.
 const MAX_LABEL: usize = 512;
@@ -144,6 +144,21 @@ pub enum AuditEvent {
         /// True if the intent is approved.
         approved: bool,
     },
+    /// A user approves or rejects connections of a sandbox to a host.
+    HostApproval {
+        /// The identifier of the request.
+        id: Label,
+        /// The digest of the text that was shown to the approver.
+        intent: ContentDigest,
+        /// The destination, as HOST:PORT.
+        destination: Label,
+        /// The network grant, or its digest if it is too long for a label.
+        grant: Label,
+        /// The user who decides.
+        approver: Label,
+        /// True if the connections are approved.
+        approved: bool,
+    },
     /// A set of policies was replaced.
     PolicyChange {
         /// The user who replaced the set.
@@ -225,6 +240,7 @@ impl AuditEvent {
             Self::ShadowDecision { .. } => "shadow-decision",
             Self::Outcome { .. } => "outcome",
             Self::Approval { .. } => "approval",
+            Self::HostApproval { .. } => "host-approval",
             Self::PolicyChange { .. } => "policy-change",
             Self::Administrative { .. } => "administrative",
         }
@@ -234,6 +250,7 @@ impl AuditEvent {
     fn version(&self) -> u64 {
         match self {
             Self::ShadowDecision { .. } => 2,
+            Self::HostApproval { .. } => 3,
             _ => 1,
         }
     }
@@ -284,6 +301,14 @@ pub(crate) mod tests {
                 receipt: Some(digest),
             },
             AuditEvent::Approval { id: label("i-1"), intent: digest, approver: label("uid:0"), approved: false },
+            AuditEvent::HostApproval {
+                id: label("i-2"),
+                intent: digest,
+                destination: label("a.example:443"),
+                grant: label("*.example:443/approve"),
+                approver: label("uid:0"),
+                approved: true,
+            },
             AuditEvent::PolicyChange { principal: label("uid:0"), set: label("team"), before: None, after: Some(digest) },
             AuditEvent::Administrative { principal: label("uid:0"), act: label("key-rotated"), details: BTreeMap::new() },
         ];
@@ -310,18 +335,23 @@ pub(crate) mod tests {
 
     #[test]
     fn event_that_was_added_later_has_a_later_version() {
-        let all = leaves();
-        let shadow = all.iter().find(|leaf| leaf.event.kind() == "shadow-decision").unwrap();
-        let text = String::from_utf8(shadow.to_bytes().unwrap()).unwrap();
-        assert!(text.ends_with("\"v\":2}"), "{text}");
-        assert!(matches!(Leaf::parse(text.replace("\"v\":2", "\"v\":1").as_bytes()), Err(LeafError::Version(1))));
-        assert!(all.iter().all(|leaf| leaf.v == 1 || leaf == shadow));
+        let added = [("shadow-decision", 2), ("host-approval", 3)];
+        for leaf in leaves() {
+            let version = added.iter().find(|(kind, _)| *kind == leaf.event.kind()).map_or(1, |(_, version)| *version);
+            let text = String::from_utf8(leaf.to_bytes().unwrap()).unwrap();
+            let of_version = |version: u64| text.replace(&format!("\"v\":{}", leaf.v), &format!("\"v\":{version}"));
+            assert_eq!(text, of_version(version), "{text}");
+            for other in (1..=VERSION).filter(|other| *other != version) {
+                let refused = Leaf::parse(of_version(other).as_bytes());
+                assert!(matches!(refused, Err(LeafError::Version(found)) if found == other), "{text}");
+            }
+        }
     }
 
     #[test]
     fn unknown_version_unknown_field_and_other_forms_are_refused() {
         let good = String::from_utf8(leaves().pop().unwrap().to_bytes().unwrap()).unwrap();
-        for version in [2, 3] {
+        for version in [2, 3, 4] {
             let other = good.replace("\"v\":1", &format!("\"v\":{version}"));
             assert!(matches!(Leaf::parse(other.as_bytes()), Err(LeafError::Version(found)) if found == version));
         }

@@ -50,8 +50,9 @@ impl HostApprovals {
 
 /// Returns the description of a sandbox for the approver, without the control characters of the caller's text.
 fn of_what(what: &str) -> String {
-    let shown: String = escape::text(what).to_string().chars().take(MAX_WHAT).collect();
-    let omitted = if shown.chars().count() < MAX_WHAT { "" } else { " …" };
+    let escaped = escape::text(what).to_string();
+    let shown: String = escaped.chars().take(MAX_WHAT).collect();
+    let omitted = if shown.len() < escaped.len() { " …" } else { "" };
     format!("{shown}{omitted} (agentd process {})", std::process::id())
 }
 
