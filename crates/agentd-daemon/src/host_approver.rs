@@ -9,7 +9,13 @@ use agentd_state::{
     ApprovalState, BeginIntent, Begun, EndIntent, Ending, IntentId, Quota, RequestApproval, Retention, StateError, StateStore,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
-use tokio::{sync::OnceCell, task::JoinSet};
+use tokio::{
+    sync::{
+        OnceCell,
+        broadcast::{self, error::RecvError},
+    },
+    task::JoinSet,
+};
 
 /// The reason why the user cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +56,7 @@ pub struct WaitingHost<'a> {
 }
 
 /// A function that tells the user about a destination that waits.
-type Announce = Box<dyn Fn(WaitingHost<'_>) + Send + Sync>;
+pub(crate) type Announce = Box<dyn Fn(WaitingHost<'_>) + Send + Sync>;
 
 /// Requests the approvals of one sandbox.
 pub struct HostApprover {
@@ -69,7 +75,7 @@ impl HostApprover {
     /// No folder for the store is known.
     pub fn of_user(sandbox: String, announce: impl Fn(WaitingHost<'_>) + Send + Sync + 'static) -> Result<Self, ApproverError> {
         let folder = agentd_isolation::data_directory().ok_or(ApproverError::NoFolder)?;
-        let principal: Label = format!("uid:{}", rustix::process::geteuid().as_raw()).try_into()?;
+        let principal: Label = format!("user:uid:{}", rustix::process::geteuid().as_raw()).try_into()?;
         Ok(Self { folder, principal, sandbox, announce: Box::new(announce), store: OnceCell::new() })
     }
 
@@ -165,11 +171,22 @@ impl HostApprover {
     }
 }
 
-/// Starts to request the approvals of a named sandbox that was started, in a task.
-pub(crate) fn start(name: &Name, sandbox: &dyn Sandbox) {
+/// A connection of a named sandbox that waits for a decision.
+#[derive(Debug, Clone)]
+pub(crate) struct HostWait {
+    pub name: Name,
+    pub to: String,
+    pub intent: IntentId,
+    pub wait: Duration,
+}
+
+/// Starts to request the approvals of a named sandbox that was started, in a task. `waits` tells the clients of its commands.
+pub(crate) fn start(name: &Name, sandbox: &dyn Sandbox, waits: broadcast::Sender<HostWait>) {
     let of = name.clone();
-    let announce = move |WaitingHost { to, intent, .. }: WaitingHost<'_>| {
+    let announce = move |WaitingHost { to, intent, wait }: WaitingHost<'_>| {
         tracing::info!(name = %of, to, %intent, "a connection waits for an approval");
+        // Without a command of a client, nobody receives it.
+        let _ = waits.send(HostWait { name: of.clone(), to: to.to_owned(), intent, wait });
     };
     let Some(approver) = HostApprover::of_user(format!("sandbox {name}"), announce).or_warn("request approvals of hosts", name)
     else {
@@ -177,5 +194,17 @@ pub(crate) fn start(name: &Name, sandbox: &dyn Sandbox) {
     };
     if let Some(approvals) = sandbox.network_approvals() {
         tokio::spawn(approver.serve(approvals));
+    }
+}
+
+/// Waits for the next connection of this sandbox that waits for a decision.
+pub(crate) async fn next(waits: &mut broadcast::Receiver<HostWait>, name: &Name) -> HostWait {
+    loop {
+        match waits.recv().await {
+            Ok(wait) if wait.name == *name => return wait,
+            // A client that reads too slowly misses some. `agentd approvals` lists all.
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return std::future::pending().await,
+        }
     }
 }

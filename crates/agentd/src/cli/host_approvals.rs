@@ -61,8 +61,13 @@ pub(crate) fn print(line: String) {
     writer::message(format_args!("{line}"));
 }
 
+/// Prints a line about a connection of a named sandbox that waits.
+pub(crate) fn print_waiting(waiting: WaitingHost<'_>) {
+    print(line(waiting));
+}
+
 /// Returns the line with the commands that decide about a destination.
-fn line(WaitingHost { to, intent, wait }: WaitingHost<'_>) -> String {
+pub(crate) fn line(WaitingHost { to, intent, wait }: WaitingHost<'_>) -> String {
     let id: String = intent.to_string().chars().take(DIGITS).collect();
     format!(
         "network: a connection to {} waits for an approval — run `agentd approve {id}` or `agentd deny {id}` within {} s",

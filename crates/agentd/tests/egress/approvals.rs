@@ -104,6 +104,9 @@ fn approved(backend: &str) {
         line.starts_with("agentd: network: a connection to granted.example:443 waits for an approval — run `agentd approve ")
     );
     assert_eq!(reached(), [""; 0]);
+    // The request is charged to the account of the user's intents.
+    let user = format!("user:uid:{}", rustix::process::geteuid().as_raw());
+    assert_eq!(listed(&waiting.data)[0]["principal"], user.as_str());
     // The approver reads what runs in the sandbox.
     let asked = listed(&waiting.data)[0]["text"].as_str().unwrap().to_owned();
     assert!(asked.starts_with("the command sh -c curl -sS --cacert ca.pem https://granted.example/a"), "{asked}");
@@ -197,7 +200,8 @@ fn named(_: &str) {
     let place = NamedDir::new();
     place.agentd(&["create", "dev", "--net", "approve=granted.example:2222"]);
     let script = "exec 3<>/dev/tcp/granted.example/2222 && echo near >&3 && read -r line <&3 && echo $line";
-    let command = place.command(&["exec", "dev", "--", "bash", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut command = place.command(&["exec", "dev", "--", "bash", "-c", script]);
+    let mut command = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let data = place.path("data");
     let listed = || listed(&data);
     until("the connection waits", || listed()[0]["id"].is_string());
@@ -207,7 +211,13 @@ fn named(_: &str) {
         "sandbox dev wants to connect to granted.example:2222\nnetwork grant: granted.example:2222/approve"
     );
     assert_eq!(reached(), [""; 0]);
-    assert!(agentd(&data, &["approve", waiting[0]["id"].as_str().unwrap()]).status.success());
+    let id = waiting[0]["id"].as_str().unwrap();
+    // The user of the command reads what to do, while the command waits.
+    let lines = BufReader::new(command.stderr.take().unwrap()).lines();
+    let line = lines.map(Result::unwrap).find(|line| line.contains("waits for an approval")).unwrap();
+    let says = "agentd: network: a connection to granted.example:2222 waits for an approval — run `agentd approve ";
+    assert!(line.starts_with(&format!("{says}{}`", &id[..12])), "{line}");
+    assert!(agentd(&data, &["approve", id]).status.success());
     assert_eq!(text(&command.wait_with_output().unwrap().stdout), "near\n");
     // The decision holds for the next command.
     assert_eq!(place.bash("dev", script), "near\n");
