@@ -11,11 +11,12 @@ fn month_lengths(year: u64) -> [u64; 12] {
     [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
 }
 
-/// Returns the days since 1970 of a date; `None` before 1970, and for a month that no year has. A day beyond the end of its month is
-/// one of the next month.
+/// Returns the days since 1970 of a date; `None` before 1970, and for a month that no year has. A day beyond the end of its
+/// month is one of the next month.
 pub fn days(year: u64, month: u64, day: u64) -> Option<u64> {
     let months = month_lengths(year);
-    let before: u64 = months.get(..usize::try_from(month).ok()?.checked_sub(1)?)?.iter().sum();
+    let month = usize::try_from(month).ok().filter(|month| (1..=months.len()).contains(month))?;
+    let before: u64 = months.iter().take(month - 1).sum();
     (days_before(year) + before + day.checked_sub(1)?).checked_sub(days_before(1970))
 }
 

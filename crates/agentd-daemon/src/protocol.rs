@@ -155,9 +155,6 @@ pub(crate) enum Reply {
     /// A command was started. The descriptors belong to `streams`, in this order. `report` has the changes of protected paths
     /// since the last report.
     Started { streams: Vec<Stream>, controls: Vec<ControlReport>, report: Report },
-    /// A connection of the sandbox waits for a decision about the intent, while a command runs. Any number of these messages may
-    /// follow [`Reply::Started`].
-    HostWaits { to: String, intent: String, wait: Duration },
     /// The sandbox was removed, its grants were replaced, or its interpreter was released. Carries the changes of its protected
     /// paths that no client has received.
     Compared(Report),
@@ -169,6 +166,9 @@ pub(crate) enum Reply {
     Daemon(Daemon),
     /// The random number of the daemon, and its proof that it has the key.
     Challenge { nonce: Nonce, tag: Tag },
+    /// A connection of the sandbox waits for a decision about the intent, while a command runs. Any number of these messages may
+    /// follow [`Reply::Started`].
+    HostWaits { to: String, intent: String, wait: Duration },
 }
 
 impl Reply {

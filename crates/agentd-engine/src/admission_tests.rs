@@ -156,10 +156,10 @@ fn refusal_by_a_quota_names_account_and_limit() {
         cpu_per_day: Some(Duration::from_secs(7200)),
     };
     for (limit, text) in [
-        (QuotaLimit::Rate, "more than 20 requests in 1m"),
-        (QuotaLimit::Concurrency, "4 requests are executed already, which is the limit"),
+        (QuotaLimit::Rate, "the rate of 20 in 1m is exceeded"),
+        (QuotaLimit::Concurrency, "as many requests are executed at the same time as the limit permits, 4"),
         (QuotaLimit::CpuPerDay, "the processor time of a day, 2h, is used up or reserved"),
-        (QuotaLimit::Waiting, "16 requests wait already, which is the limit"),
+        (QuotaLimit::Waiting, "as many requests wait as the limit permits, 16"),
         (QuotaLimit::Turn, "other requests that wait begin first"),
     ] {
         let exceeded = QuotaExceeded { limit, retry_after: Duration::from_millis(1500) };

@@ -135,15 +135,15 @@ fn quota(refusal: &QuotaRefusal) -> String {
     let QuotaRefusal { account, quota, waiting, exceeded } = refusal;
     let limit = match (exceeded.limit, quota) {
         (QuotaLimit::Rate, Quota { rate: Some(rate), .. }) => {
-            format!("more than {} requests in {}", rate.intents, duration::text(rate.interval))
+            format!("the rate of {} in {} is exceeded", rate.intents, duration::text(rate.interval))
         }
         (QuotaLimit::Concurrency, Quota { concurrency: Some(most), .. }) => {
-            format!("{most} requests are executed already, which is the limit")
+            format!("as many requests are executed at the same time as the limit permits, {most}")
         }
         (QuotaLimit::CpuPerDay, Quota { cpu_per_day: Some(most), .. }) => {
             format!("the processor time of a day, {}, is used up or reserved", duration::text(*most))
         }
-        (QuotaLimit::Waiting, _) => format!("{waiting} requests wait already, which is the limit"),
+        (QuotaLimit::Waiting, _) => format!("as many requests wait as the limit permits, {waiting}"),
         (QuotaLimit::Turn, _) => "other requests that wait begin first".to_owned(),
         _ => "a limit is reached".to_owned(),
     };

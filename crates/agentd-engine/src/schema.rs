@@ -117,8 +117,8 @@ impl Schema {
         }
     }
 
-    /// Returns what is wrong with a value that has none of the forms of its schema. Only the forms that the value comes closest to
-    /// are mentioned: those with an error below the value, rather than one of the value itself, or of its type or kind.
+    /// Returns what is wrong with a value that has none of the forms of its schema. Only the forms that the value comes closest
+    /// to are mentioned: those with an error below the value, rather than one of the value itself, or of its type or kind.
     fn unmet_forms(&self, error: &ValidationError<'_>, forms: &[Vec<ValidationError<'static>>]) -> String {
         let at = error.instance_path().to_string();
         let is_of_value = |error: &ValidationError<'_>| error.instance_path().as_str() == at;

@@ -76,9 +76,8 @@ fn files_of_new_directories_are_remembered_up_to_a_bound_and_reported_beyond_it(
     assert_eq!(remembered.len(), 1);
     let events = observer.seen.into_list();
     let created = |path: &str| events.iter().filter(|event| event.path.as_path() == Path::new(path)).count();
-    let mut counts = ["new/a", "new/b", "new/c"].map(created);
-    counts.sort_unstable();
-    assert_eq!((created("new"), counts), (1, [1, 2, 2]));
+    assert!(["new", "new/a", "new/b", "new/c"].iter().all(|path| created(path) > 0), "{events:?}");
+    assert_eq!(created(std::str::from_utf8(&remembered[0]).unwrap()), 1, "{events:?}");
 }
 
 #[test]

@@ -146,7 +146,7 @@ fn loopback(backend: &str) {
     assert_eq!((code, reached().len()), (1, 0), "{messages}");
     let (_, rest) = messages.split_once("allow it with ").unwrap_or_else(|| panic!("{messages}"));
     let options: Vec<_> = rest.lines().next().unwrap().split(' ').collect();
-    assert_eq!(options, ["--net", "allow=local.example:80/http,127.0.0.1:80"], "{messages}");
+    assert_eq!(options, ["--net", "allow=local.example:80,127.0.0.1:80"], "{messages}");
     let (code, object, messages) = fetch(backend, &url, &options);
     assert_eq!((code, &object["result"]["body"]), (0, &json!("http /a")), "{object:#}\n{messages}");
     assert_eq!(reached(), ["127.0.0.1:80"]);
