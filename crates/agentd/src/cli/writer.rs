@@ -170,16 +170,10 @@ fn wait(on: BorrowedFd<'_>, what: PollFlags) -> Result<(), Errno> {
     }
 }
 
-/// Prints a message on standard error. Further lines of its text are marked, so that no text can pose as another message.
+/// Prints a message on one line of standard error.
 pub(crate) fn message(what: fmt::Arguments<'_>) {
     // If printing fails, there is no other place to report the error.
-    Stderr.write_all(lines(&what.to_string()).as_bytes()).ok();
-}
-
-fn lines(text: &str) -> String {
-    let mut lines = text.trim_end_matches('\n').split('\n').map(escape::text);
-    let first = lines.next().map(|line| format!("agentd: {line}\n"));
-    first.into_iter().chain(lines.map(|line| format!("agentd: | {line}\n"))).collect()
+    Stderr.write_all(format!("agentd: {}\n", escape::text(&what.to_string())).as_bytes()).ok();
 }
 
 /// Standard error for messages. A message that the reader does not accept in time is dropped, so that the reader cannot keep

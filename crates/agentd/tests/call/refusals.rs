@@ -41,7 +41,9 @@ fn problem_of_each_policy_has_a_line_of_its_own() {
     let output = user.run(&["call", "shell.exec.v1", "--params", r#"{"command":"true"}"#]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let lines: Vec<_> = said.lines().collect();
-    assert!(lines[0].starts_with("agentd: policies are refused: ") && lines[0].ends_with("`_` and `-`"), "{said}");
-    assert!(lines[1].starts_with("agentd: | ") && lines[1].contains("test.cedar: a policy needs the annotation @id"), "{said}");
+    assert_eq!(lines.len(), 2, "{said}");
+    for line in lines {
+        assert!(line.starts_with("agentd: policies are refused: ") && line.contains("test.cedar: a policy needs"), "{said}");
+    }
     assert!(!said.contains("\\n"), "{said}");
 }
