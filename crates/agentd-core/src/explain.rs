@@ -47,7 +47,7 @@ pub(crate) fn requested(spec: &SandboxSpec) -> Vec<PlanLine> {
         PlanLine::new("root", root),
         PlanLine::new("changes", writable),
         PlanLine::new("network", network),
-        PlanLine::new("profile", format!("{:?}", spec.profile).to_lowercase()),
+        PlanLine::new("profile", spec.profile.to_string()),
     ];
     let target = |grant: &crate::Grant| grant.target.clone().unwrap_or_else(|| grant.path.clone());
     lines.extend(spec.grants.iter().map(|grant| PlanLine::grant(&grant.path, &target(grant), grant.access)));

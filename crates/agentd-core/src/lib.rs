@@ -3,6 +3,7 @@
 //! [`Sandbox`] and [`ExecHandle`] are the traits that backends implement. This crate does no I/O.
 
 mod backend;
+pub mod calendar;
 mod capabilities;
 mod control_error;
 pub mod duration;

@@ -43,6 +43,9 @@ pub enum HostDecision {
 pub trait NetworkApprovals: Send + Sync {
     /// Waits for the next request. Returns `None` if the sandbox has ended.
     async fn next(&self) -> Option<HostApprovalRequest>;
+    /// Waits until no connection needs a decision about the request with this number any more, because its network grant was
+    /// revoked, a later request has replaced it, or the sandbox has ended.
+    async fn withdrawn(&self, id: u64);
     /// Decides about the request with this number. The first decision is final. A decision after the time of the request applies
     /// to later connections.
     fn decide(&self, id: u64, decision: HostDecision);

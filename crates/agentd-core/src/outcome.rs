@@ -2,7 +2,7 @@
 
 use crate::{Control, ControlError};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// The single reason why an exec ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,24 @@ pub enum EndReason {
     Cancelled,
     /// The supervisor, the launcher or the virtual machine of the command was lost.
     BackendLost,
+}
+
+/// The word of the JSON form.
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exited => "exited",
+            Self::Signalled => "signalled",
+            Self::WallDeadline => "wall-deadline",
+            Self::CpuLimit => "cpu-limit",
+            Self::OutOfMemory => "out-of-memory",
+            Self::ProcessLimit => "process-limit",
+            Self::FileSizeLimit => "file-size-limit",
+            Self::OutputLimit => "output-limit",
+            Self::Cancelled => "cancelled",
+            Self::BackendLost => "backend-lost",
+        })
+    }
 }
 
 /// The resources used by an exec or a sandbox, as counted by the kernel.

@@ -139,6 +139,16 @@ pub enum Profile {
     Permissive,
 }
 
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Strict => "strict",
+            Self::Default => "default",
+            Self::Permissive => "permissive",
+        })
+    }
+}
+
 /// The root file system of a sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -3,6 +3,7 @@
 use crate::{
     connection::Connection,
     error::DaemonError,
+    host_approver::{self, HostWait},
     log,
     protection::SharedWatch,
     protocol::{ExecMessage, Reply, Stream},
@@ -23,11 +24,13 @@ impl Server {
         let limit = command.limits.wall;
         let (sandbox, running, watched) = self.used_while_connected(name, limit, client).await?;
         let began = Instant::now();
+        let mut waits = self.runtimes.waits();
         let mut handle = sandbox.exec_streaming(command).await?;
         watched.deliver(|report| send_streams(client, &handle.take_streams(), sandbox.controls(), report)).await?;
         let outcome = loop {
             tokio::select! {
                 outcome = handle.wait() => break outcome,
+                wait = host_approver::next(&mut waits, name) => tell(client, wait),
                 message = client.receive::<ExecMessage>() => match message {
                     Ok((ExecMessage::Signal(signal), _)) => handle.signal(signal).await?,
                     Ok((ExecMessage::Resize(size), _)) => handle.resize(size).await?,
@@ -138,6 +141,12 @@ pub(crate) async fn compare_after(watched: &SharedWatch, interrupt: &Interrupt, 
             },
         }
     }
+}
+
+/// Tells the client of a command about a connection that waits for a decision. A client that has gone is found when the daemon
+/// receives from it.
+pub(crate) fn tell(client: &Connection, HostWait { to, intent, wait, .. }: HostWait) {
+    client.send(&Reply::HostWaits { to, intent: intent.to_string(), wait }, &[]).or_debug("tell the client of a command", intent);
 }
 
 /// Sends the streams of a command to its client. Unless the command is an interpreter, the caller closes its copies afterwards.

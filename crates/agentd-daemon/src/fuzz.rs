@@ -97,6 +97,15 @@ mod tests {
         let challenge = encode(&Reply::Challenge { nonce, tag }, 0).unwrap();
         let replies = [
             encode(&Reply::Done, 1).unwrap(),
+            encode(
+                &Reply::HostWaits {
+                    to: "a.example:443".to_owned(),
+                    intent: "7".to_owned(),
+                    wait: std::time::Duration::from_secs(1),
+                },
+                0,
+            )
+            .unwrap(),
             encode(&Reply::Failed(Failure::Other("why".to_owned())), 0).unwrap(),
             encode(&Reply::Made(Vec::new(), Report::default()), 0).unwrap(),
             challenge,
@@ -107,7 +116,7 @@ mod tests {
             ("answer", answer, 1),
             ("requests", requests, 4),
             ("during", during, 3),
-            ("replies", replies, 4),
+            ("replies", replies, 5),
         ] {
             // Short messages of one kind may also be messages of another.
             assert!(messages(&seed).unwrap() >= number, "{file}");

@@ -3,14 +3,17 @@
 
 use agentd_core::{HostApprovalRequest, HostDecision, NetworkApprovals, Sandbox};
 use agentd_log::LogFailure as _;
-use agentd_records::{ContentDigest, InvalidLabel, Label, Timestamp};
+use agentd_records::{AuditEvent, ContentDigest, InvalidLabel, Label, Leaf, LogError, Records, RecordsError, Timestamp};
 use agentd_sandboxes::Name;
 use agentd_state::{
     ApprovalState, BeginIntent, Begun, EndIntent, Ending, IntentId, Quota, RequestApproval, Retention, StateError, StateStore,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
-    sync::{OnceCell, watch},
+    sync::{
+        OnceCell,
+        broadcast::{self, error::RecvError},
+    },
     task::JoinSet,
 };
 
@@ -27,6 +30,15 @@ pub enum ApproverError {
     /// The store failed.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The decision cannot be recorded.
+    #[error("record the decision: {0}")]
+    Records(#[from] RecordsError),
+    /// The audit log does not accept the decision.
+    #[error("record the decision: {0}")]
+    Log(#[from] LogError),
+    /// The task that records panicked. This is a bug.
+    #[error("record the decision: {0} — report this as a bug of agentd")]
+    Panicked(#[from] tokio::task::JoinError),
     /// The store did not begin an intent.
     #[error("request an approval: the store refused the intent — run `agentd state check`")]
     Refused,
@@ -44,10 +56,11 @@ pub struct WaitingHost<'a> {
 }
 
 /// A function that tells the user about a destination that waits.
-type Announce = Box<dyn Fn(WaitingHost<'_>) + Send + Sync>;
+pub(crate) type Announce = Box<dyn Fn(WaitingHost<'_>) + Send + Sync>;
 
 /// Requests the approvals of one sandbox.
 pub struct HostApprover {
+    /// The data folder of the user.
     folder: PathBuf,
     principal: Label,
     sandbox: String,
@@ -61,23 +74,22 @@ impl HostApprover {
     /// # Errors
     /// No folder for the store is known.
     pub fn of_user(sandbox: String, announce: impl Fn(WaitingHost<'_>) + Send + Sync + 'static) -> Result<Self, ApproverError> {
-        let folder = agentd_isolation::data_directory().ok_or(ApproverError::NoFolder)?.join("state");
-        let principal: Label = format!("uid:{}", rustix::process::geteuid().as_raw()).try_into()?;
+        let folder = agentd_isolation::data_directory().ok_or(ApproverError::NoFolder)?;
+        let principal: Label = format!("user:uid:{}", rustix::process::geteuid().as_raw()).try_into()?;
         Ok(Self { folder, principal, sandbox, announce: Box::new(announce), store: OnceCell::new() })
     }
 
     /// Requests the approvals of a sandbox until it has ended, then withdraws the requests that are left. Needs a runtime of
     /// tokio with timers.
     pub async fn serve(self, approvals: Arc<dyn NetworkApprovals>) {
-        let (end, ended) = watch::channel(false);
         let this = Arc::new(self);
         let mut asked = JoinSet::new();
         while let Some(request) = approvals.next().await {
             // The results are empty. Joining frees the tasks that have ended.
             while asked.try_join_next().is_some() {}
-            let (this, approvals, ended) = (this.clone(), approvals.clone(), ended.clone());
+            let (this, approvals) = (this.clone(), approvals.clone());
             asked.spawn(async move {
-                let decision = match this.decision(&request, ended).await {
+                let decision = match this.decision(&request, &*approvals).await {
                     Ok(decision) => decision,
                     Err(error) => Some(HostDecision::Failed { reason: error.to_string() }),
                 };
@@ -87,15 +99,15 @@ impl HostApprover {
                 }
             });
         }
-        end.send_replace(true);
         while asked.join_next().await.is_some() {}
     }
 
-    /// Returns the decision of the user; `None` if there is none in time, or if the sandbox has ended.
+    /// Returns the decision of the user, which the audit log has then; `None` if there is none in time, or if the request was
+    /// withdrawn before.
     async fn decision(
         &self,
         request: &HostApprovalRequest,
-        ended: watch::Receiver<bool>,
+        approvals: &dyn NetworkApprovals,
     ) -> Result<Option<HostDecision>, ApproverError> {
         let store = self.store().await?;
         let now = Timestamp::now();
@@ -103,54 +115,78 @@ impl HostApprover {
         let digest = ContentDigest::of(text.as_bytes());
         let (principal, quota) = (self.principal.clone(), Quota::default());
         let begin = BeginIntent { principal, key: None, digest, quota, shared: Vec::new(), cpu: Duration::ZERO, now };
-        let Begun::New(intent) = store.begin(begin).await? else { return Err(ApproverError::Refused) };
+        let Begun::New(id) = store.begin(begin).await? else { return Err(ApproverError::Refused) };
         let expires = now.plus_seconds(request.wait.as_secs());
-        let asked = RequestApproval { intent, text, expires, now };
-        let decision = self.decided(store, asked, request, ended).await;
-        let outcome = match &decision {
-            Ok(Some(HostDecision::Approved { .. })) => "approved",
-            Ok(Some(_)) => "denied",
-            Ok(None) => "undecided",
-            Err(_) => "failed",
-        };
-        let (id, outcome, cpu) = (intent, outcome.as_bytes().to_vec(), Some(Duration::ZERO));
+        let waited = self.wait(store, RequestApproval { intent: id, text, expires, now }, request, approvals).await;
+        // From here on, nobody can decide: the decision that the store has now is the one that is recorded.
+        let (outcome, cpu) = (b"ended".to_vec(), Some(Duration::ZERO));
         store.end(EndIntent { id, ending: Ending::Finished, outcome, cpu, now: Timestamp::now() }).await?;
-        decision
+        waited?;
+        let (approver, at, approved) = match store.approval(id, Timestamp::now()).await?.state {
+            ApprovalState::Approved { by, at } => (by, at, true),
+            ApprovalState::Denied { by, at } => (by, at, false),
+            ApprovalState::Pending | ApprovalState::Expired => return Ok(None),
+        };
+        let by = format!("{approver} ({id})");
+        let grant = Label::try_from(&*request.rule);
+        let event = AuditEvent::HostApproval {
+            id: id.to_string().try_into()?,
+            intent: digest,
+            destination: request.to.as_str().try_into()?,
+            grant: grant.or_else(|_| format!("sha256:{}", ContentDigest::of(request.rule.as_bytes())).try_into())?,
+            approver,
+            approved,
+        };
+        self.record(Leaf::new(at, event)).await?;
+        Ok(Some(if approved { HostDecision::Approved { by } } else { HostDecision::Denied { by } }))
     }
 
-    async fn decided(
+    /// Asks the user, and waits until the user has decided, the time is over, or the request is withdrawn.
+    async fn wait(
         &self,
         store: &StateStore,
         asked: RequestApproval,
         request: &HostApprovalRequest,
-        mut ended: watch::Receiver<bool>,
-    ) -> Result<Option<HostDecision>, ApproverError> {
+        approvals: &dyn NetworkApprovals,
+    ) -> Result<(), ApproverError> {
         let intent = asked.intent;
         store.request_approval(asked).await?;
         (self.announce)(WaitingHost { to: &request.to, intent, wait: request.wait });
-        let approval = tokio::select! {
-            approval = store.wait_for_decision(intent, request.wait) => approval?,
-            // The sender also closes the channel when the sandbox has ended.
-            () = async { drop(ended.wait_for(|ended| *ended).await) } => return Ok(None),
-        };
-        Ok(match approval.state {
-            ApprovalState::Approved { by, .. } => Some(HostDecision::Approved { by: format!("{by} ({intent})") }),
-            ApprovalState::Denied { by, .. } => Some(HostDecision::Denied { by: format!("{by} ({intent})") }),
-            ApprovalState::Pending | ApprovalState::Expired => None,
-        })
+        tokio::select! {
+            approval = store.wait_for_decision(intent, request.wait) => approval.map(drop).map_err(ApproverError::from),
+            () = approvals.withdrawn(request.id) => Ok(()),
+        }
+    }
+
+    /// Records a decision in the audit log of the user, and waits until it is durable.
+    async fn record(&self, leaf: Leaf) -> Result<(), ApproverError> {
+        let records = Records::at(&self.folder.join("records"));
+        // The log is a file that other processes lock for a while.
+        tokio::task::spawn_blocking(move || Ok(records.recorder()?.record(&leaf).map(drop)?)).await?
     }
 
     /// Returns the store, which is opened for the first request.
     async fn store(&self) -> Result<&StateStore, ApproverError> {
-        self.store.get_or_try_init(|| async { Ok(StateStore::open(&self.folder, Retention::default())?) }).await
+        self.store.get_or_try_init(|| async { Ok(StateStore::open(&self.folder.join("state"), Retention::default())?) }).await
     }
 }
 
-/// Starts to request the approvals of a named sandbox that was started, in a task.
-pub(crate) fn start(name: &Name, sandbox: &dyn Sandbox) {
+/// A connection of a named sandbox that waits for a decision.
+#[derive(Debug, Clone)]
+pub(crate) struct HostWait {
+    pub name: Name,
+    pub to: String,
+    pub intent: IntentId,
+    pub wait: Duration,
+}
+
+/// Starts to request the approvals of a named sandbox that was started, in a task. `waits` tells the clients of its commands.
+pub(crate) fn start(name: &Name, sandbox: &dyn Sandbox, waits: broadcast::Sender<HostWait>) {
     let of = name.clone();
-    let announce = move |WaitingHost { to, intent, .. }: WaitingHost<'_>| {
+    let announce = move |WaitingHost { to, intent, wait }: WaitingHost<'_>| {
         tracing::info!(name = %of, to, %intent, "a connection waits for an approval");
+        // Without a command of a client, nobody receives it.
+        let _ = waits.send(HostWait { name: of.clone(), to: to.to_owned(), intent, wait });
     };
     let Some(approver) = HostApprover::of_user(format!("sandbox {name}"), announce).or_warn("request approvals of hosts", name)
     else {
@@ -158,5 +194,17 @@ pub(crate) fn start(name: &Name, sandbox: &dyn Sandbox) {
     };
     if let Some(approvals) = sandbox.network_approvals() {
         tokio::spawn(approver.serve(approvals));
+    }
+}
+
+/// Waits for the next connection of this sandbox that waits for a decision.
+pub(crate) async fn next(waits: &mut broadcast::Receiver<HostWait>, name: &Name) -> HostWait {
+    loop {
+        match waits.recv().await {
+            Ok(wait) if wait.name == *name => return wait,
+            // A client that reads too slowly misses some. `agentd approvals` lists all.
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return std::future::pending().await,
+        }
     }
 }

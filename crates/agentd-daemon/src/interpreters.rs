@@ -5,9 +5,10 @@
 //! that the next client does not take the rest of that message for its own.
 
 use crate::{
-    commands::{compare_after, send_streams},
+    commands::{compare_after, send_streams, tell},
     connection::Connection,
     error::DaemonError,
+    host_approver::{self, HostWait},
     protocol::{ExecMessage, Reply},
     serve::Server,
 };
@@ -21,6 +22,7 @@ use std::{
     future::ready,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use tokio::sync::broadcast;
 
 /// The interpreter of one sandbox, if it has one. A client that uses the interpreter holds the lock.
 type InterpreterSlot = Arc<tokio::sync::Mutex<Option<Interpreter>>>;
@@ -84,10 +86,15 @@ impl Interpreter {
 
     /// Serves a client that uses the interpreter. Returns the outcome if the interpreter has ended, and `None` if the client has
     /// released it.
-    async fn serve(&mut self, client: &mut Connection) -> Option<Result<Outcome, IsolationError>> {
+    async fn serve(
+        &mut self,
+        client: &mut Connection,
+        (waits, name): (&mut broadcast::Receiver<HostWait>, &Name),
+    ) -> Option<Result<Outcome, IsolationError>> {
         loop {
             tokio::select! {
                 outcome = self.handle.wait() => return Some(outcome),
+                wait = host_approver::next(waits, name) => tell(client, wait),
                 message = client.receive::<ExecMessage>() => match message {
                     // A signal or request that cannot be delivered comes too late: waiting returns the outcome.
                     Ok((ExecMessage::Signal(signal), _)) => {
@@ -138,13 +145,14 @@ impl Server {
             )));
         }
         let (sandbox, running, watched) = self.used_while_connected(name, None, client).await?;
+        let mut waits = self.runtimes.waits();
         let interpreter = match (slot.take(), start) {
             (Some(interpreter), _) => slot.insert(interpreter),
             (None, Some(command)) => slot.insert(Interpreter::start(&*sandbox, *command, running.clone()).await?),
             (None, None) => return Err(DaemonError::NoInterpreter(name.clone())),
         };
         watched.deliver(|report| send_streams(client, &interpreter.streams, &interpreter.controls, report)).await?;
-        let ended = interpreter.serve(client).await;
+        let ended = interpreter.serve(client, (&mut waits, name)).await;
         if ended.is_some() {
             *slot = None;
         }

@@ -7,12 +7,12 @@ use agentd_core::{Command, ControlReport, EndReason, Grant, Outcome, PtySize};
 use agentd_isolation::protect::Report;
 use agentd_sandboxes::{Name, SandboxSettings};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// The protocol version. It changes whenever a message changes: a daemon that was started by another build rejects the request
 /// and reports its version. [`Hello`] begins with the version, and [`Reply::Failed`] with [`Failure::Version`] has the same form
 /// in all versions.
-pub(crate) const VERSION: u32 = 15;
+pub(crate) const VERSION: u32 = 16;
 
 /// Maximum size of a frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
 pub(crate) const MAX_FRAME: usize = 4 << 20;
@@ -166,6 +166,9 @@ pub(crate) enum Reply {
     Daemon(Daemon),
     /// The random number of the daemon, and its proof that it has the key.
     Challenge { nonce: Nonce, tag: Tag },
+    /// A connection of the sandbox waits for a decision about the intent, while a command runs. Any number of these messages may
+    /// follow [`Reply::Started`].
+    HostWaits { to: String, intent: String, wait: Duration },
 }
 
 impl Reply {
@@ -176,6 +179,7 @@ impl Reply {
             Self::Failed(_) => "failed",
             Self::Made(..) => "made",
             Self::Started { .. } => "started",
+            Self::HostWaits { .. } => "host waits",
             Self::Compared(_) => "compared",
             Self::Ended(..) => "ended",
             Self::Status(_) => "status",

@@ -1,7 +1,10 @@
 //! The running sandboxes, each behind its own lock. A request to a sandbox waits for earlier requests to the same sandbox, and
 //! never for those to another.
 
-use crate::{error::DaemonError, host_approver};
+use crate::{
+    error::DaemonError,
+    host_approver::{self, HostWait},
+};
 use agentd_core::IsolationError;
 use agentd_isolation::{
     ContainerBackend,
@@ -15,16 +18,28 @@ use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use tokio::sync::broadcast;
+
+/// The number of announcements that a client may not have read yet.
+const WAITS: usize = 64;
 
 /// All sandboxes that this daemon has used.
 pub(crate) struct Runtimes {
     backend: ContainerBackend,
     runtimes: Mutex<HashMap<Name, Arc<tokio::sync::Mutex<SandboxRuntime>>>>,
+    /// The connections of all sandboxes that wait for an approval.
+    waits: broadcast::Sender<HostWait>,
 }
 
 impl Runtimes {
     pub(crate) fn new() -> Result<Self, IsolationError> {
-        Ok(Self { backend: ContainerBackend::new(&std::env::temp_dir(), None)?, runtimes: Mutex::default() })
+        let backend = ContainerBackend::new(&std::env::temp_dir(), None)?;
+        Ok(Self { backend, runtimes: Mutex::default(), waits: broadcast::Sender::new(WAITS) })
+    }
+
+    /// Receives the connections that wait for an approval from now on.
+    pub(crate) fn waits(&self) -> broadcast::Receiver<HostWait> {
+        self.waits.subscribe()
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<Name, Arc<tokio::sync::Mutex<SandboxRuntime>>>> {
@@ -78,7 +93,7 @@ impl Runtimes {
             other => other.into(),
         })?;
         if before.as_ref() != Some(running.sandbox.id()) {
-            host_approver::start(name, &*running.sandbox);
+            host_approver::start(name, &*running.sandbox, self.waits.clone());
         }
         Ok(running)
     }

@@ -4,10 +4,12 @@ use crate::{
     client::unexpected,
     connection::Connection,
     error::DaemonError,
+    host_approver::{Announce, WaitingHost},
     protocol::{ExecMessage, Reply, Stream},
 };
 use agentd_core::{ControlReport, EndReason, ExecHandle, ExecStreams, IsolationError, Outcome, PtySize};
 use agentd_isolation::{layered::LayeredError, protect::Report};
+use agentd_supervisor::channel::ChannelError;
 use async_trait::async_trait;
 use std::{
     os::fd::OwnedFd,
@@ -22,6 +24,7 @@ pub struct Started {
     controls: Vec<ControlReport>,
     before: Report,
     after: Arc<Mutex<Report>>,
+    announce: Option<Announce>,
     /// True once the outcome has been received.
     waited: bool,
 }
@@ -54,7 +57,7 @@ impl Started {
             };
             *place = Some(fd);
         }
-        Self { connection, streams, controls, before, after: Arc::default(), waited: false }
+        Self { connection, streams, controls, before, after: Arc::default(), announce: None, waited: false }
     }
 
     /// Returns the report of each control of the sandbox.
@@ -78,10 +81,28 @@ impl Started {
     /// [`DaemonError::Lost`] if the daemon has ended, and the interpreter with it.
     pub async fn release(mut self) -> Result<Report, DaemonError> {
         self.connection.send(&ExecMessage::Release, &[])?;
-        match self.connection.receive::<Reply>().await?.0 {
+        match self.reply().await?.0 {
             // If the interpreter ended at this moment, the next use reports that.
             Reply::Compared(report) | Reply::Ended(_, report) => Ok(report),
             other => Err(unexpected(other)),
+        }
+    }
+
+    /// Has `announce` called for each connection of the sandbox that waits for an approval, while the command is waited for.
+    pub fn announce_waiting_hosts(&mut self, announce: impl Fn(WaitingHost<'_>) + Send + Sync + 'static) {
+        self.announce = Some(Box::new(announce));
+    }
+
+    /// Waits for the next reply that is not about a connection. Dropping the future loses no reply.
+    async fn reply(&mut self) -> Result<(Reply, Vec<OwnedFd>), ChannelError> {
+        loop {
+            let (to, intent, wait) = match self.connection.receive::<Reply>().await? {
+                (Reply::HostWaits { to, intent, wait }, _) => (to, intent, wait),
+                reply => return Ok(reply),
+            };
+            if let (Some(announce), Ok(intent)) = (&self.announce, intent.parse()) {
+                announce(WaitingHost { to: &to, intent, wait });
+            }
         }
     }
 
@@ -112,7 +133,7 @@ impl ExecHandle for Started {
         if self.waited {
             return Err(IsolationError::AlreadyWaited);
         }
-        let reply = self.connection.receive::<Reply>().await;
+        let reply = self.reply().await;
         self.waited = true;
         match reply {
             Ok((Reply::Ended(outcome, report), _)) => {

@@ -11,7 +11,15 @@ use std::{
 
 /// Proof that the store is locked. Dropping the value releases the lock.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "owned only for its destructor: closing the file releases the lock")] File);
+pub struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A process that another thread starts has a copy of the descriptor until its execve(2), and a lock lasts as long as the
+        // last copy. Unlocking releases the lock at once (`man 2 flock`). If it fails, closing releases the lock.
+        let _ = self.0.unlock();
+    }
+}
 
 impl Lock {
     /// Waits for the lock, without a timeout. Holders keep the lock for short steps only.
@@ -47,14 +55,50 @@ impl Lock {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             opened => opened.during("open", path)?,
         };
-        match file.try_lock_shared() {
-            Ok(()) => Ok(false),
-            Err(TryLockError::WouldBlock) => Ok(true),
-            Err(TryLockError::Error(error)) => Err(error).during("try to lock", path),
-        }
+        is_held_elsewhere(&file).during("try to lock", path)
+    }
+}
+
+/// Returns true if another open file holds the lock. Afterwards, no copy of this descriptor holds the lock.
+fn is_held_elsewhere(file: &File) -> io::Result<bool> {
+    match file.try_lock_shared() {
+        Ok(()) => file.unlock().map(|()| false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
 fn open(path: &Path) -> Result<File, DiskError> {
     OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).during("open", path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that is being started holds a copy of each descriptor, as `try_clone` makes one.
+    #[test]
+    fn released_lock_is_free_while_a_copy_of_its_descriptor_is_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let lock = Lock::take(&path).unwrap();
+        let copy = lock.0.try_clone().unwrap();
+        assert!(Lock::is_held(&path).unwrap());
+        drop(lock);
+        assert!(!Lock::is_held(&path).unwrap());
+        assert!(Lock::try_take(&path).unwrap().is_some());
+        drop(copy);
+    }
+
+    #[test]
+    fn examined_lock_is_free_while_a_copy_of_the_descriptor_is_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let examined = open(&path).unwrap();
+        let copy = examined.try_clone().unwrap();
+        assert!(!is_held_elsewhere(&examined).unwrap());
+        drop(examined);
+        assert!(Lock::try_take(&path).unwrap().is_some());
+        drop(copy);
+    }
 }

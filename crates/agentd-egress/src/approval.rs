@@ -135,6 +135,17 @@ impl HostApprovals {
         self.0.changed.send_replace(());
     }
 
+    /// Waits until no connection needs a decision about the request with this number any more: its network grant was revoked, a
+    /// later request has replaced it, or the sandbox has ended.
+    pub async fn withdrawn(&self, id: u64) {
+        let mut changes = self.0.changed.subscribe();
+        while self.lock().destinations.values().any(|entry| entry.id == id) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Returns the number of connections that wait for a decision.
     pub fn waiting(&self) -> usize {
         self.lock().waiting

@@ -1,4 +1,9 @@
 use super::*;
+use std::{
+    future::{Future as _, poll_fn},
+    pin::pin,
+    task::Poll,
+};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -107,14 +112,19 @@ async fn revoked_destination_and_ended_sandbox_refuse_waiting_connections() {
     let approvals = served();
     let revoke = async {
         let request = approvals.next().await.unwrap();
+        let mut withdrawn = pin!(approvals.withdrawn(request.id));
+        approvals.retain(|to| to == "a.example:443");
+        assert!(poll_fn(|context| Poll::Ready(withdrawn.as_mut().poll(context).is_pending())).await, "the grant is still there");
         approvals.retain(|to| to != "a.example:443");
+        withdrawn.await;
         approvals.decide(request.id, approved());
     };
     let (refused, ()) = tokio::join!(waits(&approvals, "a.example:443"), revoke);
     assert_eq!(refused, Err(ApprovalRefusal::Withdrawn));
     let end = async {
-        approvals.next().await.unwrap();
+        let request = approvals.next().await.unwrap();
         approvals.close();
+        approvals.withdrawn(request.id).await;
     };
     let (refused, ()) = tokio::join!(waits(&approvals, "a.example:443"), end);
     assert_eq!(refused, Err(ApprovalRefusal::Withdrawn));

@@ -26,7 +26,7 @@ pub(crate) struct Budget {
     limited: bool,
     state: Mutex<State>,
     /// True once a flow needed more bytes although none were left.
-    used_up: watch::Sender<bool>,
+    exhausted: watch::Sender<bool>,
     /// Held by the flow that waits for the rate, so that flows take turns.
     turn: tokio::sync::Mutex<()>,
 }
@@ -48,23 +48,23 @@ impl Budget {
             rate: limits.rate.map(|rate| rate.0.max(1)),
             limited: limits.rate.is_some() || limits.bytes.is_some(),
             state: Mutex::new(State { left: limits.bytes.map_or(u64::MAX, |bytes| bytes.0), next }),
-            used_up: watch::Sender::new(false),
+            exhausted: watch::Sender::new(false),
             turn: tokio::sync::Mutex::new(()),
         }
     }
 
-    /// Returns true if no bytes are left. In that case, also ends all flows ([`Budget::used_up`]).
-    pub(crate) fn is_used_up(&self) -> bool {
+    /// Returns true if no bytes are left. In that case, also ends all flows ([`Budget::exhausted`]).
+    pub(crate) fn is_exhausted(&self) -> bool {
         let none = self.limited && self.state().left == 0;
         if none {
-            self.used_up.send_replace(true);
+            self.exhausted.send_replace(true);
         }
         none
     }
 
     /// Waits until a flow needs more bytes although none are left.
-    pub(crate) async fn used_up(&self) {
-        if self.limited && self.used_up.subscribe().wait_for(|used| *used).await.is_ok() {
+    pub(crate) async fn exhausted(&self) {
+        if self.limited && self.exhausted.subscribe().wait_for(|used| *used).await.is_ok() {
             return;
         }
         pending().await
@@ -84,7 +84,7 @@ impl Budget {
     async fn wait_out_of_turn(&self) -> bool {
         let mut delayed = false;
         while self.allowance(1) == 0 {
-            if self.is_used_up() {
+            if self.is_exhausted() {
                 pending::<()>().await;
             }
             delayed = true;
@@ -217,15 +217,15 @@ mod tests {
         assert_eq!(up.turn(60).await, 60);
         up.spend(60);
         assert_eq!((down.allowance(60), down.spend_whole(41)), (40, false));
-        assert!(!budget.is_used_up() && down.spend_whole(40));
-        assert!(!*budget.used_up.borrow(), "nobody wants more");
+        assert!(!budget.is_exhausted() && down.spend_whole(40));
+        assert!(!*budget.exhausted.borrow(), "nobody wants more");
         let mut waiting = std::pin::pin!(up.wait());
         tokio::select! {
             biased;
             () = &mut waiting => panic!("no bytes are left"),
-            () = budget.used_up() => {}
+            () = budget.exhausted() => {}
         }
-        assert!(budget.is_used_up());
+        assert!(budget.is_exhausted());
     }
 
     #[test]

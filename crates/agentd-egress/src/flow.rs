@@ -138,7 +138,7 @@ async fn verdict(gate: &Gate, client: &mut Client, target: &Wanted, progress: &P
         why = client.broken() => Err(Cut::End(FlowEnd::Broken(why))),
         ended = flow.run() => ended,
         end = gate.withdrawn(|grants| flow.is_granted(grants)) => Err(Cut::End(end)),
-        () = gate.budget.used_up() => Err(Cut::Refused(FlowRefusal::UsedUp)),
+        () = gate.budget.exhausted() => Err(Cut::Refused(FlowRefusal::UsedUp)),
         never = progress.report(&gate.log, &access.rule) => match never {},
     };
     let connected = progress.connected.get().is_some();

@@ -128,7 +128,7 @@ impl Gate {
     /// # Errors
     /// The limit that the flow would exceed.
     pub(crate) fn admit(&self) -> Result<Option<OwnedSemaphorePermit>, FlowRefusal> {
-        if self.budget.is_used_up() {
+        if self.budget.is_exhausted() {
             return Err(FlowRefusal::UsedUp);
         }
         let permit = self.connections.clone().map(Semaphore::try_acquire_owned).transpose();

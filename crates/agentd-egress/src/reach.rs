@@ -33,12 +33,18 @@ pub(crate) struct Reached {
 impl Flow<'_> {
     /// Connects to the destination, after its approval if the grant needs one.
     pub(crate) async fn reach(&self) -> Result<Reached, Cut> {
-        if self.access.approval {
-            // A flow connects once, so the fact is not set yet.
-            let _ = self.progress.approved_by.set(self.approved().await?);
-        }
+        self.approve().await?;
         let reached = timeout(self.gate.limits.connect, Box::pin(self.reach_in_time())).await;
         reached.unwrap_or_else(|_| Err(unreachable(&io::ErrorKind::TimedOut.into())))
+    }
+
+    /// Waits for the approval of the destination if the grant needs one, and the flow has none yet.
+    pub(crate) async fn approve(&self) -> Result<(), Cut> {
+        if self.access.approval && self.progress.approved_by.get().is_none() {
+            // Only this flow sets the fact.
+            let _ = self.progress.approved_by.set(self.approved().await?);
+        }
+        Ok(())
     }
 
     /// Waits for the approval of the destination. The request of a program that has given up meanwhile is never sent. A

@@ -56,7 +56,7 @@ impl Terms {
         let grace = |limits: &Limits| limits.grace.filter(|grace| !grace.is_zero());
         let compared = |limits: &Limits| Limits { grace: grace(limits), ..limits.clone() };
         let checks = [
-            (spec.profile == *profile, format!("profile {:?} instead of {profile:?}", spec.profile)),
+            (spec.profile == *profile, format!("profile {} instead of {profile}", spec.profile)),
             (compared(&spec.limits) == compared(limits), format!("limits {:?} instead of {limits:?}", spec.limits)),
             (command.limits == Limits::default(), format!("limits of the command: {:?}", command.limits)),
             (spec.network == *network, format!("network {:?} instead of {network:?}", spec.network)),
@@ -67,13 +67,18 @@ impl Terms {
         checks.into_iter().find(|(met, _)| !met).map(|(_, problem)| problem)
     }
 
+    /// Returns true if an existing sandbox with this spec reaches all hosts that a caller requests.
+    pub fn is_served_by(spec: &SandboxSpec, requested: &Network) -> bool {
+        reaches_at_most(requested, &spec.network)
+    }
+
     /// Returns the first term that an existing sandbox of `backend` with this spec exceeds. Time limit, grace period and output
     /// limit are those of each command. What these terms do not permit, no earlier decision permits either.
     pub fn exceeded_by(&self, spec: &SandboxSpec, backend: &str) -> Option<String> {
         let Effective { profile, limits, network, backends, .. } = &self.effective;
         let own = &spec.limits;
         let checks = [
-            (spec.profile <= *profile, format!("it has the profile {:?}, permitted: {profile:?}", spec.profile)),
+            (spec.profile <= *profile, format!("it has the profile {}, permitted: {profile}", spec.profile)),
             (within(own.cpu_time, limits.cpu_time), "its limit of processor time is larger than permitted".to_owned()),
             (within(own.memory, limits.memory), "its memory limit is larger than permitted".to_owned()),
             (within(own.processes, limits.processes), "its limit of processes is larger than permitted".to_owned()),
@@ -99,7 +104,8 @@ fn within<T: Ord>(limit: Option<T>, bound: Option<T>) -> bool {
 fn reaches_at_most(own: &Network, permitted: &Network) -> bool {
     match (own, permitted) {
         (Network::Off, _) | (Network::Host, Network::Host) => true,
-        (Network::Host, _) | (Network::Egress(_), Network::Off) => false,
+        (Network::Egress(own), Network::Off) => own.is_empty(),
+        (Network::Host, _) => false,
         // A grant of the gateway is less than the network of the host.
         (Network::Egress(_), Network::Host) => true,
         (Network::Egress(own), Network::Egress(permitted)) => {
@@ -125,7 +131,7 @@ pub fn admit(
         Some(Begun::Finished { id, outcome } | Begun::Interrupted { id, outcome }) => {
             return AdmissionDecision::Replay { id, outcome };
         }
-        Some(Begun::Refused(exceeded)) => return AdmissionDecision::Refuse(Refusal::Quota(exceeded)),
+        Some(Begun::Refused(refusal)) => return AdmissionDecision::Refuse(Refusal::Quota(refusal)),
         Some(Begun::New(_)) | None => {}
     }
     match permit(valid, policy, bounds) {
@@ -141,7 +147,12 @@ fn permit(valid: &ValidIntent<'_>, policy: &PolicyDecision, bounds: AdmissionBou
             return Err(Refusal::Denied { denial: denial.clone(), policies: policy.policies.clone() });
         }
     };
-    let mut obligations = permitted.meet(&valid.capability.bounds.obligations(bounds.isolated.clone()));
+    if let Some(name) = valid.intent.confinement.backend.as_ref().filter(|name| !bounds.isolated.contains(*name)) {
+        let usable = bounds.isolated.iter().cloned().collect::<Vec<_>>().join(", ");
+        return Err(Refusal::Backend { name: name.clone(), usable });
+    }
+    let of_capability = permitted.meet(&valid.capability.bounds.obligations(bounds.isolated.clone()));
+    let mut obligations = of_capability.clone();
     obligations.limits.cpu_time = [obligations.limits.cpu_time, bounds.cpu_time].into_iter().flatten().min();
     if obligations.backends.is_empty() {
         return Err(Refusal::NoBackend);
@@ -154,7 +165,14 @@ fn permit(valid: &ValidIntent<'_>, policy: &PolicyDecision, bounds: AdmissionBou
         network: network.or_else(|| requested.network.clone()),
         ..requested.clone()
     };
-    let effective = obligations.apply(&requested)?;
+    // The narrowest bounds decide, and the widest that refuse the request as well are to blame.
+    let effective = obligations.apply(&requested).map_err(|of_quota| {
+        match (permitted.apply(&requested), of_capability.apply(&requested)) {
+            (Err(excess), _) => Refusal::Excess(excess),
+            (Ok(_), Err(excess)) => Refusal::CapabilityExcess(excess, valid.capability.id()),
+            (Ok(_), Ok(_)) => Refusal::QuotaExcess(of_quota),
+        }
+    })?;
     Ok(Terms { effective, obligations, policies: policy.policies.clone(), secrets: valid.intent.secrets.clone() })
 }
 

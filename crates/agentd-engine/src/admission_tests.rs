@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::{
-    capability::CapabilityRegistry,
+    capability::{CapabilityRegistry, WorkspaceAccess},
     engine::vocabulary,
-    intent::{Intent, tests::intent},
+    intent::{Intent, RequestedWorkspace, tests::intent},
 };
 use agentd_core::{Bytes, Network, Profile};
 use agentd_policy::{PolicyFile, PolicySet};
-use agentd_state::QuotaExceeded;
+use agentd_state::{Quota, QuotaExceeded, QuotaLimit, QuotaRefusal, Rate};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -26,9 +26,13 @@ fn policies(registry: &CapabilityRegistry, text: &str) -> PolicySet {
 }
 
 fn decide(policy: &str, earlier: Option<Begun>, change: impl FnOnce(&mut Intent)) -> AdmissionDecision {
-    let registry = CapabilityRegistry::built_in().unwrap();
     let mut intent = intent("shell.exec.v1", json!({ "command": "make" }));
     change(&mut intent);
+    decide_intent(policy, earlier, intent)
+}
+
+fn decide_intent(policy: &str, earlier: Option<Begun>, intent: Intent) -> AdmissionDecision {
+    let registry = CapabilityRegistry::built_in().unwrap();
     let valid = ValidIntent::new(intent, &registry).ok().unwrap();
     let decision = policies(&registry, policy).decide(&valid.policy_request());
     admit(&valid, earlier, &decision, AdmissionBounds { isolated: &isolated(), cpu_time: Some(MOST_CPU) })
@@ -142,9 +146,63 @@ fn earlier_request_decides_before_the_policies() {
     for earlier in [Begun::Finished { id, outcome: vec![1] }, Begun::Interrupted { id, outcome: vec![1] }] {
         assert!(matches!(decided(earlier), AdmissionDecision::Replay { outcome, .. } if outcome == [1]));
     }
-    let exceeded = QuotaExceeded { limit: agentd_state::QuotaLimit::Rate, retry_after: Duration::from_millis(1500) };
-    let AdmissionDecision::Refuse(refusal) = decided(Begun::Refused(exceeded)) else { panic!("refused") };
-    assert_eq!(refusal.to_json()["retry_after_ms"], 1500);
+}
+
+#[test]
+fn refusal_by_a_quota_names_account_and_limit() {
+    let quota = Quota {
+        rate: Some(Rate { intents: 20.try_into().unwrap(), interval: Duration::from_secs(60) }),
+        concurrency: Some(4),
+        cpu_per_day: Some(Duration::from_secs(7200)),
+    };
+    for (limit, text) in [
+        (QuotaLimit::Rate, "the rate of 20 in 1m is exceeded"),
+        (QuotaLimit::Concurrency, "as many requests are executed at the same time as the limit permits, 4"),
+        (QuotaLimit::CpuPerDay, "the processor time of a day, 2h, is used up or reserved"),
+        (QuotaLimit::Waiting, "as many requests wait as the limit permits, 16"),
+        (QuotaLimit::Turn, "other requests that wait begin first"),
+    ] {
+        let exceeded = QuotaExceeded { limit, retry_after: Duration::from_millis(1500) };
+        let account = "group:builders".try_into().unwrap();
+        let earlier = Begun::Refused(QuotaRefusal { account, quota, waiting: 16, exceeded });
+        let AdmissionDecision::Refuse(refusal) = decide(TEAM, Some(earlier), |_| {}) else { panic!("refused") };
+        assert_eq!(refusal.to_json()["retry_after_ms"], 1500);
+        let expected = format!("quota: group:builders: {text} — try again in 2 s; `agentd quota show` prints limits and use");
+        assert_eq!(refusal.to_string(), expected);
+    }
+}
+
+fn refused(decision: AdmissionDecision) -> String {
+    match decision {
+        AdmissionDecision::Refuse(refusal) => refusal.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn excess_is_blamed_on_the_policies_only_if_they_refuse_it() {
+    let open = r#"@id("open") @profile("permissive") @timeout("1h") @egress("any") permit (principal, action, resource);"#;
+    let asks = |change: fn(&mut RequestedConfinement)| refused(decide(open, None, |intent| change(&mut intent.confinement)));
+    let text = asks(|asked| asked.limits.wall = Some(Duration::from_secs(7200)));
+    assert!(text.starts_with("request exceeds the policies: timeout 2h, permitted: 1h"), "{text}");
+    let text = asks(|asked| asked.limits.cpu_time = Some(Duration::from_secs(60)));
+    assert!(text.starts_with("request exceeds the quota: cpu_time 1m, permitted: 20s"), "{text}");
+    assert!(text.contains("`agentd quota show`") && !text.contains("policies"), "{text}");
+    for (name, change) in [
+        ("nosuch", (|asked| asked.backend = Some("nosuch".to_owned())) as fn(&mut RequestedConfinement)),
+        ("host-direct", |asked| asked.backend = Some("host-direct".to_owned())),
+    ] {
+        let text = asks(change);
+        let expected = format!("backend {name:?}: it does not exist or has no boundary — use one of container, linux-native");
+        assert_eq!(text, expected);
+    }
+    // An operation on files has no network.
+    let workspace = RequestedWorkspace { path: "/srv/ci".to_owned(), access: WorkspaceAccess::ReadWrite };
+    let mut reads = Intent { workspace: Some(workspace), ..intent("fs.stat.v1", json!({ "path": "a" })) };
+    reads.confinement.network = Some(Network::Egress(vec!["a.example".to_owned()]));
+    let text = refused(decide_intent(open, None, reads));
+    assert!(text.starts_with("request exceeds the capability: egress a.example, permitted: nothing"), "{text}");
+    assert!(text.contains("`agentd capability show fs.stat.v1`") && !text.contains("policies"), "{text}");
 }
 
 proptest! {

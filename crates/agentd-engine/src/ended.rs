@@ -128,3 +128,71 @@ pub(crate) fn decision_object(decision: &RecordedDecision, shadow: Option<Value>
     let obligations: BTreeMap<String, &Label> = obligations.iter().map(|(name, value)| (name.clone().into(), value)).collect();
     json!({ "allowed": allowed, "policies": policies, "policy_set": policy_set, "obligations": obligations, "shadow": shadow })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agentd_records::Timestamp;
+
+    fn ended(result: Value, error: Value, receipt: String) -> EndedIntent {
+        let recorded = RecordedIntent {
+            id: "7".try_into().unwrap(),
+            principal: "user:uid:7".try_into().unwrap(),
+            source: "command-line".try_into().unwrap(),
+            capability: "shell.exec.v1".try_into().unwrap(),
+            digest: ContentDigest::of(b"intent"),
+            document: String::new(),
+            key: None,
+            received: Timestamp::now(),
+        };
+        let members = EndedMembers {
+            status: "finished",
+            reason: "exited".to_owned(),
+            exit_code: Some(0),
+            signal: None,
+            result: Some(result),
+            error: Some(error),
+            sandbox: None,
+        };
+        EndedIntent::new(&recorded, Value::Null, members, receipt)
+    }
+
+    /// Stores an intent, and reads it as a duplicate does.
+    fn replayed(ended: &EndedIntent) -> EndedIntent {
+        let stored = ended.stored(true).unwrap();
+        assert!(stored.len() <= MAX_OUTCOME, "{} bytes", stored.len());
+        EndedIntent::replayed("0123456789abcdef0123456789abcdef".parse().unwrap(), &stored).unwrap()
+    }
+
+    fn digest(result: &Value) -> Value {
+        json!(ContentDigest::of(json::canonical_of_any(result).unwrap().as_bytes()))
+    }
+
+    #[test]
+    fn result_that_is_nested_too_deeply_is_replaced_by_its_digest() {
+        // Each level of the result is one more in the stored object. A parser of JSON limits the depth.
+        let nested = (0..126).fold(json!("inside"), |inside, _| json!([inside]));
+        let ended = ended(nested.clone(), Value::Null, "{}".to_owned());
+        assert!(json::parse::<Value>(nested.to_string().as_bytes()).is_ok(), "the result alone can be read");
+        let again = replayed(&ended);
+        assert_eq!((&again.object["result"], &again.object["result_sha256"]), (&Value::Null, &digest(&nested)));
+        assert_eq!(again.receipt.as_deref(), Some("{}"));
+        let flat = json!({ "stdout": "text" });
+        let again = replayed(&self::ended(flat.clone(), Value::Null, "{}".to_owned()));
+        assert_eq!((&again.object["result"], &again.object["result_sha256"]), (&flat, &Value::Null));
+    }
+
+    #[test]
+    fn long_result_receipt_and_error_are_left_out_in_this_order() {
+        let long = "é".repeat(MAX_OUTCOME);
+        let error = |message: &str| json!({ "code": "session-lost", "message": message });
+        let again = replayed(&ended(json!(long), error("short"), "{}".to_owned()));
+        assert_eq!((&again.object["result_sha256"], &again.object["error"]), (&digest(&json!(long)), &error("short")));
+        assert_eq!(again.receipt.as_deref(), Some("{}"));
+        let again = replayed(&ended(json!("short"), error("short"), long.clone()));
+        assert_eq!((&again.object["error"], again.receipt), (&error("short"), None));
+        let again = replayed(&ended(json!("short"), error(&long), "{}".to_owned()));
+        assert_eq!(again.object["error"], error("the message of the error was too long to be kept"));
+        assert_eq!((&again.object["status"], &again.object["exit_code"]), (&json!("finished"), &json!(0)));
+    }
+}

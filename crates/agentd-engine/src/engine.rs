@@ -6,9 +6,9 @@ use crate::{
     capability::CapabilityRegistry,
     ended::{EndedIntent, decision_object},
     error::EngineError,
-    execution::{Execution, Held},
+    execution::{Execution, HeldIntent},
     intent::Intent,
-    intent_records::{RecordedDecision, RecordedEnd, RecordedIntent, Shadow, random},
+    intent_records::{RecordedDecision, RecordedEnd, RecordedIntent, Shadow},
     quota::{LiveQuotas, PrincipalQuota},
     refusal::Refusal,
     set_digest::digest,
@@ -17,7 +17,7 @@ use crate::{
 use agentd_log::measure::Stage;
 use agentd_policy::{LivePolicies, PolicyError, PolicySets, Vocabulary};
 use agentd_records::{
-    ContentDigest, Label, Records, Timestamp,
+    ContentDigest, Label, Records, Timestamp, random_id,
     receipt::{RecordedOutcome, Subject},
 };
 use agentd_state::{BeginIntent, Begun, IntentId, StateStore};
@@ -59,7 +59,7 @@ pub enum Submitted<'e> {
     /// The caller executes the intent now.
     Execute(Box<Execution<'e>>),
     /// The intent waits for an approval.
-    Hold(Box<Held<'e>>),
+    Hold(Box<HeldIntent<'e>>),
     /// The intent has ended: it was refused, or it is a duplicate.
     Ended(EndedIntent),
 }
@@ -199,7 +199,7 @@ impl Engine {
         let shadow = decided.shadow.map(|shadow| shadow.decision.to_json());
         let execution = Execution { engine: self, valid, begun, terms, decision, recorded, shadow };
         if needs_approval {
-            return Ok(Submitted::Hold(Box::new(Held::request(execution).await?)));
+            return Ok(Submitted::Hold(Box::new(HeldIntent::request(execution).await?)));
         }
         Ok(Submitted::Execute(Box::new(execution)))
     }
@@ -207,7 +207,7 @@ impl Engine {
     /// Records an intent that is not executed. Its identifier is not that of a stored intent: a refused request with a key may be
     /// sent again.
     fn refuse(&self, intent: &Intent, refusal: &Refusal, decided: &Decided) -> Result<Submitted<'_>, EngineError> {
-        let recorded = RecordedIntent::new(intent, random()?)?;
+        let recorded = RecordedIntent::new(intent, random_id().map_err(EngineError::Random)?)?;
         let decision = RecordedDecision::refused(refusal, decided.set)?;
         let error = refusal.to_json();
         let leaves = recorded.leaves(&decision, decided.shadow.as_ref())?;

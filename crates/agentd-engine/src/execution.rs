@@ -2,22 +2,20 @@
 
 use crate::{
     admission::Terms,
+    approval_text::approval_text,
     begun_intent::BegunIntent,
-    capability::WorkspaceAccess,
     ended::{EndedIntent, EndedMembers, decision_object},
     engine::Engine,
     error::EngineError,
-    intent::Intent,
     intent_records::{RecordedDecision, RecordedEnd, RecordedIntent, RecordedSandbox},
-    outcome::{ExecutionResult, Ran},
+    outcome::{ExecutionResult, RunResult},
     refusal::Refusal,
     valid_intent::ValidIntent,
 };
-use agentd_core::{ControlReport, Evidence, Network, escape};
-use agentd_policy::Effective;
+use agentd_core::{ControlReport, Evidence};
 use agentd_records::{
     ContentDigest, Leaf, Timestamp,
-    receipt::{RecordedEgress, RecordedOutcome, Subject},
+    receipt::{RecordedEgress, RecordedOutcome, Subject, USAGE_NAMES},
 };
 use agentd_state::{ApprovalState, IntentId, RequestApproval};
 use serde_json::{Value, json};
@@ -42,7 +40,7 @@ pub struct Execution<'e> {
 }
 
 /// An intent that waits for an approval.
-pub struct Held<'e> {
+pub struct HeldIntent<'e> {
     execution: Execution<'e>,
     expires: Timestamp,
 }
@@ -58,7 +56,7 @@ pub struct Executed<'x> {
     /// The destinations that the sandbox tried to reach, if a gateway observed them.
     pub egress: Option<RecordedEgress>,
     /// The result that the execution returned.
-    pub ran: Ran,
+    pub ran: RunResult,
 }
 
 impl<'e> Execution<'e> {
@@ -94,11 +92,14 @@ impl<'e> Execution<'e> {
         let Executed { backend, controls, evidence, egress, ran } = executed;
         let ExecutionResult { result, error, outcome, usage, cpu, subjects } =
             ExecutionResult::new(&ran, &self.valid.operation, self.valid.capability)?;
-        let sandbox = RecordedSandbox { backend, controls, evidence, egress, limits: &self.terms.effective.limits, usage };
+        let sandbox =
+            RecordedSandbox { backend, controls, evidence, egress, limits: &self.terms.effective.limits, usage: &usage };
         let end = RecordedEnd { outcome: outcome.clone(), sandbox: Some(sandbox), subjects };
         let receipt = self.recorded.end(&self.engine.parts.records, (true, &self.decision.policies), end, &[])?;
         let limits = agentd_records::receipt::recorded_limits(&[&self.terms.effective.limits])?;
-        let used = agentd_records::receipt::recorded_usage(usage)?;
+        // What is unknown is null, not zero.
+        let used: serde_json::Map<_, _> =
+            USAGE_NAMES.iter().map(|name| ((*name).to_owned(), Value::Null)).chain(named(usage)).collect();
         let members = EndedMembers {
             status: "finished",
             reason: outcome.reason.into(),
@@ -110,7 +111,7 @@ impl<'e> Execution<'e> {
                 "backend": backend,
                 "profile": self.terms.effective.profile,
                 "limits": named(limits),
-                "usage": named(used),
+                "usage": used,
             })),
         };
         let ended = EndedIntent::new(&self.recorded, self.decision(), members, receipt);
@@ -178,7 +179,7 @@ fn named(values: std::collections::BTreeMap<agentd_records::Label, u64>) -> serd
     values.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
 }
 
-impl<'e> Held<'e> {
+impl<'e> HeldIntent<'e> {
     /// Requests the approval of an intent.
     pub(crate) async fn request(execution: Execution<'e>) -> Result<Self, EngineError> {
         let now = Timestamp::now();
@@ -238,65 +239,5 @@ impl<'e> Held<'e> {
     /// [`EngineError`].
     pub async fn cancel(self) -> Result<EndedIntent, EngineError> {
         self.execution.refuse(&Refusal::Cancelled, &[]).await
-    }
-}
-
-/// Returns the text that an approver reads. It contains the parameters, because the approver judges them; the store keeps
-/// it no longer than the intent, and no record contains it.
-fn approval_text(intent: &Intent, effective: &Effective, digest: ContentDigest) -> String {
-    let reasons: Vec<_> = effective.approvals.iter().map(String::as_str).collect();
-    let parameters = Value::Object(intent.parameters.clone()).to_string();
-    let shown: String = parameters.chars().take(8192).collect();
-    let omitted = if shown.len() < parameters.len() { " …" } else { "" };
-    let secrets = match intent.secrets.as_slice() {
-        [] => String::new(),
-        secrets => format!("\nsecrets: {}", secrets.join(", ")),
-    };
-    // A path may contain line breaks, which would look like further lines of this text.
-    let workspace = intent.workspace.as_ref().map(|workspace| {
-        let access = if workspace.access == WorkspaceAccess::ReadOnly { "read-only" } else { "writable" };
-        format!("{} ({access})", escape::name(&workspace.path))
-    });
-    let workspace = workspace.unwrap_or_else(|| "none".to_owned());
-    let network = match &effective.network {
-        Network::Off => "off".to_owned(),
-        Network::Host => "that of the host".to_owned(),
-        Network::Egress(grants) => grants.join(", "),
-    };
-    let profile = json!(effective.profile);
-    let backends: Vec<_> = effective.backends.iter().map(String::as_str).collect();
-    format!(
-        "{} requests {} ({})\nworkspace: {workspace}\nnetwork: {network}\nprofile: {}\nbackend: {}\nparameters: \
-         {shown}{omitted}{secrets}\nrecorded as: sha256 {digest}",
-        intent.principal.id(),
-        intent.capability,
-        reasons.join("; "),
-        profile.as_str().unwrap_or_default(),
-        backends.join(" or "),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::intent::{RequestedWorkspace, tests::intent};
-    use agentd_core::{Limits, Profile};
-
-    #[test]
-    fn workspace_with_line_break_adds_no_line_to_text_for_approver() {
-        let path = "/srv/ci\nparameters: {\"command\":\"ls\"}".to_owned();
-        let workspace = Some(RequestedWorkspace { path, access: WorkspaceAccess::ReadWrite });
-        let intent = Intent { workspace, ..intent("shell.exec.v1", json!({ "command": "rm -r ." })) };
-        let effective = Effective {
-            profile: Profile::Strict,
-            limits: Limits::default(),
-            network: Network::Egress(vec!["a.example:443".to_owned()]),
-            backends: ["container".to_owned()].into(),
-            approvals: ["ask".to_owned()].into(),
-        };
-        let text = approval_text(&intent, &effective, ContentDigest::of(b""));
-        assert!(text.contains("(writable)\nnetwork: a.example:443\nprofile: strict\nbackend: container\n"), "{text}");
-        let lines: Vec<_> = text.lines().filter(|line| line.starts_with("parameters: ")).collect();
-        assert_eq!(lines, [r#"parameters: {"command":"rm -r ."}"#], "{text}");
     }
 }

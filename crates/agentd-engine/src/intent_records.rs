@@ -1,17 +1,16 @@
 //! The records of one intent: leaves of the audit log, and the receipt. They contain names and digests only.
 
 use crate::{error::EngineError, intent::Intent, refusal::Refusal, set_digest::digest};
-use agentd_core::{ControlReport, Evidence, Limits, Usage};
+use agentd_core::{ControlReport, Evidence, Limits};
 use agentd_log::measure::Stage;
 use agentd_policy::{Obligations, PolicyDecision, PolicySets};
 use agentd_records::{
-    AuditEvent, ContentDigest, Label, Leaf, Records, Timestamp,
+    AuditEvent, ContentDigest, Label, Leaf, Records, Timestamp, random_id,
     receipt::{
         self, Receipt, ReceiptDecision, RecordedEgress, RecordedOutcome, Subject, recorded_controls, recorded_evidence,
-        recorded_limits, recorded_usage,
+        recorded_limits,
     },
 };
-use rustix::rand::{GetRandomFlags, getrandom};
 use std::collections::BTreeMap;
 
 /// An intent in the form of the records.
@@ -52,7 +51,7 @@ pub(crate) struct RecordedSandbox<'s> {
     pub evidence: &'s [Evidence],
     pub egress: Option<RecordedEgress>,
     pub limits: &'s Limits,
-    pub usage: Usage,
+    pub usage: &'s BTreeMap<Label, u64>,
 }
 
 /// The end of an intent.
@@ -62,16 +61,9 @@ pub(crate) struct RecordedEnd<'s> {
     pub subjects: Vec<Subject>,
 }
 
-/// Returns 16 random bytes in hexadecimal digits.
-pub(crate) fn random() -> Result<String, EngineError> {
-    let mut random = [0; 16];
-    getrandom(&mut random, GetRandomFlags::empty()).map_err(|errno| EngineError::Random(errno.into()))?;
-    Ok(format!("{:032x}", u128::from_ne_bytes(random)))
-}
-
 impl RecordedIntent {
     pub fn new(intent: &Intent, id: String) -> Result<Self, EngineError> {
-        let document = intent.document(Some(&random()?))?;
+        let document = intent.document(Some(&random_id().map_err(EngineError::Random)?))?;
         Ok(Self {
             id: id.try_into()?,
             principal: intent.principal.id().try_into()?,
@@ -135,7 +127,7 @@ impl RecordedIntent {
             controls: recorded_controls(sandbox.map_or(&[][..], |sandbox| sandbox.controls))?,
             evidence: recorded_evidence(sandbox.map_or(&[][..], |sandbox| sandbox.evidence))?,
             limits: sandbox.map(|sandbox| recorded_limits(&[sandbox.limits])).transpose()?.unwrap_or_default(),
-            usage: sandbox.map(|sandbox| recorded_usage(sandbox.usage)).transpose()?.unwrap_or_default(),
+            usage: sandbox.map(|sandbox| sandbox.usage.clone()).unwrap_or_default(),
             egress: sandbox.and_then(|sandbox| sandbox.egress.clone()),
             outcome: outcome.clone(),
         };

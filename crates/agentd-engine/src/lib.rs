@@ -15,6 +15,7 @@
 
 mod admission;
 mod approval;
+mod approval_text;
 mod begun_intent;
 mod capability;
 mod configuration;
@@ -48,9 +49,9 @@ pub use destinations::DestinationRefusal;
 pub use ended::EndedIntent;
 pub use engine::{Engine, EngineParts, Submitted, vocabulary};
 pub use error::EngineError;
-pub use execution::{Executed, Execution, Held};
+pub use execution::{Executed, Execution, HeldIntent};
 pub use intent::{Intent, RequestedWorkspace};
-pub use outcome::{Ran, RanCell};
+pub use outcome::{CellResult, RunResult};
 pub use parameters::{MAX_PARAMETERS, ParametersError, parse_parameters};
 pub use quota::{LiveQuotas, PrincipalQuota, QuotaError, QuotaProblem, QuotaSet};
 pub use refusal::Refusal;

@@ -7,30 +7,30 @@ use crate::{
 };
 use agentd_core::{Captured, IsolationError, Outcome, Usage};
 use agentd_records::{
-    ContentDigest, json,
-    receipt::{RecordedOutcome, Subject, recorded_outcome},
+    ContentDigest, Label, json,
+    receipt::{RecordedOutcome, Subject, recorded_outcome, recorded_usage, recorded_wall},
 };
 use agentd_tool::call::{CallError, CallOutput};
 use serde_json::{Map, Value, json};
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// The number of characters of a program's standard error that its error contains.
 const MAX_STDERR: usize = 4096;
 
 /// The result that an execution returned.
 #[derive(Debug)]
-pub enum Ran {
+pub enum RunResult {
     /// A command was executed, or could not be executed. The digests are those of its whole standard output and standard error.
     Command(Result<Outcome, IsolationError>, [ContentDigest; 2]),
     /// An operation of agentd's own program.
     Tool(Result<CallOutput, CallError>),
     /// A cell was executed in a session.
-    Cell(Box<RanCell>),
+    Cell(Box<CellResult>),
 }
 
 /// The result of a cell.
 #[derive(Debug)]
-pub struct RanCell {
+pub struct CellResult {
     /// How the cell ended, and the kept parts of its output.
     pub outcome: Outcome,
     /// The digests of its whole standard output, of its whole standard error, and of all its reports.
@@ -47,7 +47,8 @@ pub(crate) struct ExecutionResult {
     pub result: Option<Value>,
     pub error: Option<Value>,
     pub outcome: RecordedOutcome,
-    pub usage: Usage,
+    /// The usage, as far as it is known.
+    pub usage: BTreeMap<Label, u64>,
     /// The processor time to charge; `None` if it is unknown, because something was started and returned no usage.
     pub cpu: Option<Duration>,
     pub subjects: Vec<Subject>,
@@ -55,14 +56,14 @@ pub(crate) struct ExecutionResult {
 
 impl ExecutionResult {
     /// Returns the result. Everything from the sandbox is compared with the schema of the result.
-    pub fn new(ran: &Ran, operation: &Operation, capability: &Capability) -> Result<Self, EngineError> {
+    pub fn new(ran: &RunResult, operation: &Operation, capability: &Capability) -> Result<Self, EngineError> {
         match (ran, operation) {
-            (Ran::Command(ran, digests), operation) => {
+            (RunResult::Command(ran, digests), operation) => {
                 let terminal = matches!(operation, Operation::Command(CommandLine { pty: Some(_), .. }));
                 command(ran.as_ref(), *digests, terminal, capability)
             }
-            (Ran::Cell(cell), _) => cell_result(cell),
-            (Ran::Tool(ran), Operation::Tool(call)) => {
+            (RunResult::Cell(cell), _) => cell_result(cell),
+            (RunResult::Tool(ran), Operation::Tool(call)) => {
                 let usage = match ran {
                     Ok(output) => Some(output.usage),
                     Err(CallError::Tool(_, usage)) => Some(*usage),
@@ -75,10 +76,10 @@ impl ExecutionResult {
                     Err(error) => Err(tool_failure(error)),
                 };
                 let result = result.and_then(|result| checked(result, capability));
-                finished(result, usage.unwrap_or_default(), cpu(usage.as_ref(), false))
+                finished(result, usage, cpu(usage.as_ref(), false))
             }
-            (Ran::Tool(_), Operation::Command(_) | Operation::Cell(_)) => {
-                finished(Err(failure("failed", "the operation is a command")), Usage::default(), None)
+            (RunResult::Tool(_), Operation::Command(_) | Operation::Cell(_)) => {
+                finished(Err(failure("failed", "the operation is a command")), None, None)
             }
         }
     }
@@ -115,7 +116,7 @@ fn cpu(usage: Option<&Usage>, is_unstarted: bool) -> Option<Duration> {
     used.or_else(|| is_unstarted.then_some(Duration::ZERO))
 }
 
-fn finished(result: Result<Value, Value>, usage: Usage, cpu: Option<Duration>) -> Result<ExecutionResult, EngineError> {
+fn finished(result: Result<Value, Value>, usage: Option<Usage>, cpu: Option<Duration>) -> Result<ExecutionResult, EngineError> {
     let reason = result.as_ref().err().map_or("exited", |error| error["code"].as_str().unwrap_or("failed"));
     let outcome = RecordedOutcome { reason: reason.try_into()?, exit_code: Some(i32::from(result.is_err())), signal: None };
     let digested = json::canonical_of_any(result.as_ref().unwrap_or_else(|error| error))?;
@@ -124,11 +125,12 @@ fn finished(result: Result<Value, Value>, usage: Usage, cpu: Option<Duration>) -
         Ok(result) => (Some(result), None),
         Err(error) => (None, Some(error)),
     };
+    let usage = usage.map(recorded_usage).transpose()?.unwrap_or_default();
     Ok(ExecutionResult { result, error, outcome, usage, cpu, subjects })
 }
 
-fn cell_result(cell: &RanCell) -> Result<ExecutionResult, EngineError> {
-    let RanCell { outcome, digests, session, lost } = cell;
+fn cell_result(cell: &CellResult) -> Result<ExecutionResult, EngineError> {
+    let CellResult { outcome, digests, session, lost } = cell;
     let mut result = session.clone();
     result.insert("exit_code".to_owned(), outcome.exit_code.into());
     result.insert("signal".to_owned(), outcome.signal.into());
@@ -139,7 +141,7 @@ fn cell_result(cell: &RanCell) -> Result<ExecutionResult, EngineError> {
         result: Some(Value::Object(result)),
         error: lost.as_ref().map(|cause| failure("session-lost", cause)),
         outcome: recorded_outcome(Ok(outcome))?,
-        usage: outcome.usage,
+        usage: recorded_wall(outcome.usage.wall)?,
         // The kernel counts the processor time of a process when it ends, and a session continues after a cell.
         cpu: None,
         subjects: names.iter().zip(digests).map(|(name, digest)| Subject::new(name, *digest)).collect(),
@@ -156,7 +158,7 @@ fn command(
     // A terminal has one stream.
     let names: &[&str] = if terminal { &["terminal"] } else { &["stdout", "stderr"] };
     let subjects = names.iter().zip(digests).map(|(name, digest)| Subject::new(name, digest)).collect();
-    let usage = ran.map_or(Usage::default(), |outcome| outcome.usage);
+    let usage = ran.map_or(Ok(BTreeMap::new()), |outcome| recorded_usage(outcome.usage))?;
     let form = match &capability.run {
         Run::Command(template) => template.output,
         Run::Tool(_) => OutputForm::Streams,

@@ -1,10 +1,7 @@
 //! The end of the audit log, read backwards.
 
 use crate::{engine::Engine, error::EngineError};
-use agentd_records::{KeyError, Leaf, LogError, RecordsError, Timestamp, VerifyError};
-
-/// The number of leaves in a bundle.
-const BUNDLE: u64 = 256;
+use agentd_records::{KeyError, Leaf, LogError, LogReader, RecordsError, Timestamp, VerifyError};
 
 /// How much earlier than in the store the time of an event in the log may be, in seconds.
 const EARLIER: u64 = 3600;
@@ -27,7 +24,7 @@ impl Engine {
             Err(VerifyError::Log(LogError::None(_))) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        for bundle in (0..size.div_ceil(BUNDLE)).rev() {
+        for bundle in (0..LogReader::bundles(size)).rev() {
             let mut is_last = false;
             for bytes in reader.bundle(size, bundle)?.iter().rev() {
                 let leaf = Leaf::parse(bytes)?;

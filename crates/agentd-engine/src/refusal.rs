@@ -6,8 +6,9 @@ use crate::{
     requested_secret::SecretRefusal,
     schema::Violations,
 };
+use agentd_core::duration;
 use agentd_policy::{Denial, Excess};
-use agentd_state::{IntentId, QuotaExceeded, QuotaLimit};
+use agentd_state::{IntentId, Quota, QuotaLimit, QuotaRefusal};
 use agentd_tool::error::ToolError;
 use serde_json::{Value, json};
 
@@ -47,9 +48,23 @@ pub enum Refusal {
         /// The policies that determined the decision.
         policies: Vec<String>,
     },
-    /// The caller requests more than capability and policies permit.
-    #[error(transparent)]
-    Excess(#[from] Excess),
+    /// The caller requests a backend that does not exist, or has no boundary.
+    #[error("backend {name:?}: it does not exist or has no boundary — use one of {usable}")]
+    Backend {
+        /// The requested name.
+        name: String,
+        /// The names of the backends with a boundary.
+        usable: String,
+    },
+    /// The caller requests more than the policies permit.
+    #[error("request exceeds the policies: {0} — request less, or change the policies")]
+    Excess(Excess),
+    /// The caller requests more than the capability has for every caller.
+    #[error("request exceeds the capability: {0} — request less (`agentd capability show {1}` prints its bounds)")]
+    CapabilityExcess(Excess, String),
+    /// The caller requests more than the quota of an intent.
+    #[error("request exceeds the quota: {0} — request less (`agentd quota show` prints the quotas)")]
+    QuotaExcess(Excess),
     /// The session has more than capability, policies and caller permit now.
     #[error("session: {0} — request the same as for the first cell, or use another session")]
     Session(String),
@@ -58,7 +73,7 @@ pub enum Refusal {
     NoBackend,
     /// The intent would exceed a quota.
     #[error("quota: {}", quota(.0))]
-    Quota(QuotaExceeded),
+    Quota(QuotaRefusal),
     /// A user has denied the intent.
     #[error("{0} has denied the intent — ask the approver for the reason")]
     NotApproved(String),
@@ -88,7 +103,8 @@ impl Refusal {
             Self::Destination(_) => "invalid-network",
             Self::Conflict(_) => "key-conflict",
             Self::Denied { .. } => "denied",
-            Self::Excess(_) | Self::NoBackend | Self::Session(_) => "exceeds-policy",
+            Self::Backend { .. } | Self::NoBackend | Self::Session(_) => "exceeds-policy",
+            Self::Excess(_) | Self::CapabilityExcess(..) | Self::QuotaExcess(_) => "exceeds-policy",
             Self::Quota(_) => "quota-exceeded",
             Self::NotApproved(_) => "not-approved",
             Self::Expired => "approval-expired",
@@ -102,8 +118,8 @@ impl Refusal {
         match self {
             Self::Parameters(violations) => object["violations"] = json!(violations.list),
             Self::Argument(error) => object["violations"] = json!([{ "pointer": error.pointer, "message": error.reason }]),
-            Self::Quota(exceeded) => {
-                object["retry_after_ms"] = u64::try_from(exceeded.retry_after.as_millis()).unwrap_or(u64::MAX).into();
+            Self::Quota(refusal) => {
+                object["retry_after_ms"] = u64::try_from(refusal.exceeded.retry_after.as_millis()).unwrap_or(u64::MAX).into();
             }
             _ => {}
         }
@@ -115,13 +131,22 @@ fn by(policies: &[String]) -> String {
     if policies.is_empty() { String::new() } else { format!(" (policies: {})", policies.join(", ")) }
 }
 
-fn quota(exceeded: &QuotaExceeded) -> String {
-    let limit = match exceeded.limit {
-        QuotaLimit::Rate => "too many requests in a short time",
-        QuotaLimit::Concurrency => "too many requests are executed at the same time",
-        QuotaLimit::CpuPerDay => "the processor time of this day is used up or reserved",
-        QuotaLimit::Waiting => "too many requests wait",
-        _ => "a limit is reached",
+fn quota(refusal: &QuotaRefusal) -> String {
+    let QuotaRefusal { account, quota, waiting, exceeded } = refusal;
+    let limit = match (exceeded.limit, quota) {
+        (QuotaLimit::Rate, Quota { rate: Some(rate), .. }) => {
+            format!("the rate of {} in {} is exceeded", rate.intents, duration::text(rate.interval))
+        }
+        (QuotaLimit::Concurrency, Quota { concurrency: Some(most), .. }) => {
+            format!("as many requests are executed at the same time as the limit permits, {most}")
+        }
+        (QuotaLimit::CpuPerDay, Quota { cpu_per_day: Some(most), .. }) => {
+            format!("the processor time of a day, {}, is used up or reserved", duration::text(*most))
+        }
+        (QuotaLimit::Waiting, _) => format!("as many requests wait as the limit permits, {waiting}"),
+        (QuotaLimit::Turn, _) => "other requests that wait begin first".to_owned(),
+        _ => "a limit is reached".to_owned(),
     };
-    format!("{limit} — try again in {} s", exceeded.retry_after.as_secs_f64().ceil())
+    let seconds = exceeded.retry_after.as_secs_f64().ceil();
+    format!("{account}: {limit} — try again in {seconds} s; `agentd quota show` prints limits and use")
 }

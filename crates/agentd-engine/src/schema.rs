@@ -4,7 +4,10 @@
 //! fetches nothing and always ends. Patterns are regular expressions without backtracking. Messages about a value do
 //! not contain the value.
 
-use jsonschema::{Draft, PatternOptions, Validator};
+use jsonschema::{
+    Draft, PatternOptions, ValidationError, Validator,
+    error::ValidationErrorKind::{AnyOf, Constant, Enum, OneOfMultipleValid, OneOfNotValid, Type},
+};
 use serde_json::Value;
 use std::fmt;
 
@@ -92,12 +95,59 @@ impl Schema {
     /// All violations at once.
     pub fn validate(&self, value: &Value) -> Result<(), Violations> {
         let mut errors = self.validator.iter_errors(value);
-        let violation = |error: jsonschema::ValidationError<'_>| Violation {
+        let violation = |error: ValidationError<'_>| Violation {
             pointer: error.instance_path().to_string(),
-            message: cut(&error.masked().to_string()),
+            message: cut(&self.rule(&error)),
         };
         let list: Vec<_> = errors.by_ref().take(MAX_VIOLATIONS).map(violation).collect();
         if list.is_empty() { Ok(()) } else { Err(Violations { list, more: errors.next().is_some() }) }
+    }
+}
+
+impl Schema {
+    /// Returns the rule that a value violates, without the value.
+    fn rule(&self, error: &ValidationError<'_>) -> String {
+        match error.kind() {
+            AnyOf { context } | OneOfNotValid { context } => self.unmet_forms(error, context),
+            OneOfMultipleValid { .. } => match self.required_by_forms(&error.schema_path().to_string()) {
+                Some(names) => format!("only one of {} may be stated", names.join(", ")),
+                None => "fits several forms, of which only one may be used".to_owned(),
+            },
+            _ => error.masked().to_string(),
+        }
+    }
+
+    /// Returns what is wrong with a value that has none of the forms of its schema. Only the forms that the value comes closest
+    /// to are mentioned: those with an error below the value, rather than one of the value itself, or of its type or kind.
+    fn unmet_forms(&self, error: &ValidationError<'_>, forms: &[Vec<ValidationError<'static>>]) -> String {
+        let at = error.instance_path().to_string();
+        let is_of_value = |error: &ValidationError<'_>| error.instance_path().as_str() == at;
+        let distance = |form: &&Vec<ValidationError<'static>>| {
+            let is_other = |error: &ValidationError<'_>| match error.kind() {
+                Constant { .. } | Enum { .. } => true,
+                Type { .. } => is_of_value(error),
+                _ => false,
+            };
+            (form.iter().any(is_other), form.iter().any(is_of_value))
+        };
+        let closest = forms.iter().map(|form| distance(&form)).min();
+        let meant = forms.iter().filter(|form| Some(distance(form)) == closest);
+        let rule = |inner: &ValidationError<'static>| {
+            let pointer = inner.instance_path().to_string();
+            match pointer.strip_prefix(&at) {
+                Some("") | None => self.rule(inner),
+                Some(below) => format!("{below}: {}", self.rule(inner)),
+            }
+        };
+        let form = |errors: &Vec<ValidationError<'static>>| errors.iter().map(rule).collect::<Vec<_>>().join(", ");
+        meant.map(form).collect::<Vec<_>>().join(", or ")
+    }
+
+    /// Returns the properties that the forms at a place of the schema require, if each form requires some.
+    fn required_by_forms(&self, pointer: &str) -> Option<Vec<String>> {
+        let forms = self.text.pointer(pointer)?.as_array()?;
+        let names = forms.iter().map(|form| form.get("required")?.as_array().map(|names| names.iter().map(Value::to_string)));
+        Some(names.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
     }
 }
 
@@ -186,6 +236,33 @@ mod tests {
         assert!(["/a", "/b/1", ""].iter().all(|pointer| pointers.contains(pointer)), "{violations:?}");
         let text = violations.to_string();
         assert!(text.contains("'d'") && text.contains("\"c\"") && !text.contains("canary"), "{text}");
+    }
+
+    #[test]
+    fn value_without_any_form_is_told_what_each_form_needs() {
+        let mut text = schema(json!({
+            "a": { "type": "string" },
+            "b": { "type": "string" },
+            "edit": { "oneOf": [
+                { "type": "object", "additionalProperties": false, "required": ["kind", "old"],
+                  "properties": { "kind": { "const": "text" }, "old": { "type": "string" } } },
+                { "type": "object", "additionalProperties": false, "required": ["kind", "line"],
+                  "properties": { "kind": { "const": "line" }, "line": { "type": "integer", "minimum": 1 } } },
+            ] },
+        }));
+        text["oneOf"] = json!([{ "required": ["a"] }, { "required": ["b"] }]);
+        let schema = Schema::new(text).unwrap();
+        for (value, expected) in [
+            (json!({}), r#"the whole: "a" is a required property, or "b" is a required property"#),
+            (json!({ "a": "canary", "b": "canary" }), r#"the whole: only one of "a", "b" may be stated"#),
+            (json!({ "a": "", "edit": { "kind": "line", "line": 0 } }), "/edit: /line: value is less than the minimum of 1"),
+            (json!({ "a": "", "edit": { "kind": "text" } }), r#"/edit: "old" is a required property"#),
+            (json!({ "a": "", "edit": { "kind": "text", "old": 1 } }), r#"/edit: /old: value is not of type "string""#),
+        ] {
+            assert_eq!(schema.validate(&value).unwrap_err().to_string(), expected);
+        }
+        let neither = schema.validate(&json!({ "a": "", "edit": "canary" })).unwrap_err().to_string();
+        assert!(neither.starts_with("/edit: ") && neither.contains("object") && !neither.contains("canary"), "{neither}");
     }
 
     #[test]

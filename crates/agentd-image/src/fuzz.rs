@@ -72,6 +72,7 @@ mod tests {
     use tar::{Builder, EntryType, Header};
 
     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/seed.rs"));
+    include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/tar_entries.rs"));
 
     /// Creates a layer with a directory, a file with a pax header, links, a whiteout and an opaque mark.
     fn archive() -> Vec<u8> {
@@ -82,29 +83,17 @@ mod tests {
         header.set_size(extension.len() as u64);
         header.set_cksum();
         archive.append(&header, &extension[..]).unwrap();
-        let entries = [
-            ("etc/hostname", EntryType::Regular, "", &b"name\n"[..]),
-            ("bin/", EntryType::Directory, "", b""),
-            ("bin/sh", EntryType::Symlink, "../etc/hostname", b""),
-            ("bin/hard", EntryType::Link, "etc/hostname", b""),
-            ("var/.wh.old", EntryType::Regular, "", b""),
-            ("opt/.wh..wh..opq", EntryType::Regular, "", b""),
-        ];
-        for (path, kind, link, data) in entries {
-            let mut header = Header::new_ustar();
-            header.set_path(path).unwrap();
-            header.set_entry_type(kind);
-            header.set_mode(0o755);
-            header.set_uid(0);
-            header.set_gid(0);
-            header.set_mtime(1_700_000_000);
-            header.set_size(data.len() as u64);
-            if !link.is_empty() {
-                header.set_link_name(link).unwrap();
-            }
-            header.set_cksum();
-            archive.append(&header, data).unwrap();
-        }
+        append_entries(
+            &mut archive,
+            &[
+                ("etc/hostname", EntryType::Regular, "", b"name\n"),
+                ("bin/", EntryType::Directory, "", b""),
+                ("bin/sh", EntryType::Symlink, "../etc/hostname", b""),
+                ("bin/hard", EntryType::Link, "etc/hostname", b""),
+                ("var/.wh.old", EntryType::Regular, "", b""),
+                ("opt/.wh..wh..opq", EntryType::Regular, "", b""),
+            ],
+        );
         archive.into_inner().unwrap()
     }
 

@@ -1,7 +1,7 @@
 //! What a kernel reports about a cell.
 
 use crate::frame::{FrameDecoder, MAX_FRAME};
-use agentd_records::{ContentDigest, Digesting};
+use agentd_records::{ContentDigest, ContentHasher};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -100,7 +100,7 @@ impl KernelReport {
 pub struct CellReader {
     cell: u32,
     decoder: FrameDecoder,
-    digest: Digesting,
+    digest: ContentHasher,
     kept: usize,
     /// The number of JSON values of all forms so far.
     values: usize,
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn reports_beyond_the_limits_are_counted_and_digested() {
         let mut reader = CellReader::new(5);
-        let mut digest = Digesting::default();
+        let mut digest = ContentHasher::default();
         for number in 0..1000 {
             let display = display(&format!("{number:03}"));
             digest.update(&display[3..]);

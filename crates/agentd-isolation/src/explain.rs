@@ -33,7 +33,7 @@ pub(crate) fn describe(plan: &SandboxPlan) -> Vec<PlanLine> {
     lines.extend(rules.map(|rule| PlanLine::new("landlock", format!("{} ({})", rule.path.display(), rule.access))));
     if let Some(seccomp) = plan.seccomp {
         let set_ids = if seccomp.set_ids { "" } else { "; setting set-user-id and set-group-id bits is refused" };
-        let profile = format!("{:?}", seccomp.profile).to_lowercase();
+        let profile = seccomp.profile;
         lines.push(PlanLine::new("seccomp", format!("{profile}: {} system calls allowed{set_ids}", seccomp.allowed().len())));
     }
     lines.push(PlanLine::new("cgroup", plan.cgroup.describe()));

@@ -33,6 +33,12 @@ pub enum PolicyError {
     /// The folder of policies does not exist, although policies were in use.
     #[error("read policies: {0:?}: the directory does not exist any more — restore it")]
     Lost(PathBuf),
+    /// There is no enforced set, although the folder of policies exists.
+    #[error(
+        "read policies: {0:?}: the directory does not exist, so no policy would hold — create it, and write policies into it \
+         (`agentd policy default` prints those that hold without a directory of policies)"
+    )]
+    NotEnforced(PathBuf),
     /// A text is not a set of valid policies.
     #[error("policies are refused: {}", lines(.0))]
     Refused(Vec<PolicyProblem>),

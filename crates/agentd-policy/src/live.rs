@@ -63,7 +63,11 @@ impl PolicySets {
                 }
             };
         }
-        let enforced = PolicySet::load(&folder.join(ENFORCED), vocabulary)?;
+        let enforced = folder.join(ENFORCED);
+        if !exists(&enforced)? {
+            return Err(PolicyError::NotEnforced(enforced));
+        }
+        let enforced = PolicySet::load(&enforced, vocabulary)?;
         let shadow = folder.join(SHADOW);
         let shadow = if exists(&shadow)? { Some(PolicySet::load(&shadow, vocabulary)?) } else { None };
         Ok(Self { enforced, shadow, is_default: false })

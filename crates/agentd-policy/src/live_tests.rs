@@ -120,3 +120,13 @@ fn explanation_states_what_would_have_to_change() {
         "{good}"
     );
 }
+
+#[test]
+fn shadow_policies_without_enforced_ones_are_refused_with_a_remedy() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("policy");
+    write(&folder.join("shadow"), r#"@id("x") permit (principal, action, resource);"#);
+    let error = LivePolicies::open(&folder, vocabulary(), IfMissing::UseDefault).unwrap_err();
+    assert!(matches!(&error, PolicyError::NotEnforced(missing) if *missing == folder.join("enforced")), "{error}");
+    assert!(error.to_string().contains("`agentd policy default`"), "{error}");
+}

@@ -117,18 +117,23 @@ impl PolicyTest {
         }
         let determining: BTreeSet<String> = explanation.decision.policies.iter().cloned().collect();
         if let Some(expected) = self.policies.as_ref().filter(|expected| **expected != determining) {
-            differences.push(format!("expected the policies {expected:?}, determined by {determining:?}"));
+            differences.push(format!("expected the policies {}, determined by {}", list(expected), list(&determining)));
         }
         let is = explanation.decision.obligations();
         for (name, text) in &self.obligations {
             let expected = values(name, text, backends)?;
             let is = is.map(|is| of_name(is, name)).unwrap_or_default();
             if expected != is {
-                differences.push(format!("expected @{name} {expected:?}, is {is:?}"));
+                differences.push(format!("expected @{name} {}, is {}", list(&expected), list(&is)));
             }
         }
         Ok(differences)
     }
+}
+
+/// Returns the values in words.
+fn list(values: &BTreeSet<String>) -> String {
+    if values.is_empty() { "none".to_owned() } else { values.iter().map(String::as_str).collect::<Vec<_>>().join(", ") }
 }
 
 /// Returns the values of an annotation in the form in which they are compared.

@@ -52,9 +52,9 @@ impl TryFrom<String> for ContentDigest {
 
 /// Computes the digest of content that arrives in pieces.
 #[derive(Clone, Default)]
-pub struct Digesting(Sha256);
+pub struct ContentHasher(Sha256);
 
-impl Digesting {
+impl ContentHasher {
     /// Adds the next piece.
     pub fn update(&mut self, piece: &[u8]) {
         self.0.update(piece);

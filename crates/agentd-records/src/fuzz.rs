@@ -143,7 +143,7 @@ mod tests {
             assert_eq!(note(seed.as_bytes()), Ok(valid), "{name}");
             keep_seed("record_notes", name, seed.as_bytes());
         }
-        assert_eq!(tiles(&bundle()), Ok(14));
+        assert_eq!(tiles(&bundle()), Ok(16));
         keep_seed("record_tiles", "bundle", &bundle());
         let tile = [Hash::empty().0, Hash::leaf(b"x").0].concat();
         assert!(tiles(&tile).unwrap() >= 2);

@@ -4,58 +4,17 @@
 use crate::{
     digest::ContentDigest,
     json::{self, JsonError},
+    label::Label,
     tile::MAX_ENTRY,
     time::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 /// The newest version of the form of leaves. A leaf has the version in which its event was added, so that older programs read all
 /// other leaves.
-const VERSION: u64 = 2;
-
-/// The maximum length of a label in bytes.
-const MAX_LABEL: usize = 512;
-
-/// A short text without control characters: a name, an identifier, a reason.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct Label(String);
-
-/// The text is not a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a label has 1 to 512 bytes and no control characters")]
-pub struct InvalidLabel;
-
-impl TryFrom<String> for Label {
-    type Error = InvalidLabel;
-
-    fn try_from(text: String) -> Result<Self, InvalidLabel> {
-        let good = !text.is_empty() && text.len() <= MAX_LABEL && !text.contains(char::is_control);
-        if good { Ok(Self(text)) } else { Err(InvalidLabel) }
-    }
-}
-
-impl TryFrom<&str> for Label {
-    type Error = InvalidLabel;
-
-    fn try_from(text: &str) -> Result<Self, InvalidLabel> {
-        text.to_owned().try_into()
-    }
-}
-
-impl From<Label> for String {
-    fn from(label: Label) -> Self {
-        label.0
-    }
-}
-
-impl fmt::Display for Label {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+const VERSION: u64 = 3;
 
 /// One event at one time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,6 +103,21 @@ pub enum AuditEvent {
         /// True if the intent is approved.
         approved: bool,
     },
+    /// A user approves or rejects connections of a sandbox to a host.
+    HostApproval {
+        /// The identifier of the request.
+        id: Label,
+        /// The digest of the text that was shown to the approver.
+        intent: ContentDigest,
+        /// The destination, as HOST:PORT.
+        destination: Label,
+        /// The network grant, or its digest if it is too long for a label.
+        grant: Label,
+        /// The user who decides.
+        approver: Label,
+        /// True if the connections are approved.
+        approved: bool,
+    },
     /// A set of policies was replaced.
     PolicyChange {
         /// The user who replaced the set.
@@ -225,6 +199,7 @@ impl AuditEvent {
             Self::ShadowDecision { .. } => "shadow-decision",
             Self::Outcome { .. } => "outcome",
             Self::Approval { .. } => "approval",
+            Self::HostApproval { .. } => "host-approval",
             Self::PolicyChange { .. } => "policy-change",
             Self::Administrative { .. } => "administrative",
         }
@@ -234,116 +209,12 @@ impl AuditEvent {
     fn version(&self) -> u64 {
         match self {
             Self::ShadowDecision { .. } => 2,
+            Self::HostApproval { .. } => 3,
             _ => 1,
         }
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    pub(crate) fn label(text: &str) -> Label {
-        text.try_into().unwrap()
-    }
-
-    /// A leaf of each kind.
-    pub(crate) fn leaves() -> Vec<Leaf> {
-        let digest = ContentDigest::of(b"content");
-        let events = [
-            AuditEvent::Intent {
-                id: label("i-1"),
-                principal: label("uid:1000"),
-                source: label("local"),
-                capability: label("shell.exec.v1"),
-                intent: digest,
-                idempotency_key: Some(digest),
-            },
-            AuditEvent::Decision {
-                id: label("i-1"),
-                intent: digest,
-                allowed: true,
-                policies: vec![label("default")],
-                policy_set: digest,
-                obligations: [(label("profile"), label("strict"))].into(),
-            },
-            AuditEvent::ShadowDecision {
-                id: label("i-1"),
-                intent: digest,
-                allowed: false,
-                policies: Vec::new(),
-                policy_set: digest,
-                obligations: BTreeMap::new(),
-            },
-            AuditEvent::Outcome {
-                id: label("i-1"),
-                intent: digest,
-                reason: label("exited"),
-                exit_code: Some(-1),
-                signal: None,
-                receipt: Some(digest),
-            },
-            AuditEvent::Approval { id: label("i-1"), intent: digest, approver: label("uid:0"), approved: false },
-            AuditEvent::PolicyChange { principal: label("uid:0"), set: label("team"), before: None, after: Some(digest) },
-            AuditEvent::Administrative { principal: label("uid:0"), act: label("key-rotated"), details: BTreeMap::new() },
-        ];
-        let time = "2026-01-31T23:59:59.000000Z".parse().unwrap();
-        events.into_iter().map(|event| Leaf::new(time, event)).collect()
-    }
-
-    #[test]
-    fn leaf_of_each_kind_is_parsed_from_its_bytes() {
-        for leaf in leaves() {
-            let bytes = leaf.to_bytes().unwrap();
-            assert!(String::from_utf8(bytes.clone()).unwrap().contains(&format!("{{\"event\":{{\"{}\":{{", leaf.event.kind())));
-            assert_eq!(Leaf::parse(&bytes).unwrap(), leaf);
-        }
-    }
-
-    #[test]
-    fn form_of_a_leaf_does_not_change() {
-        // Logs contain this text: another form needs another version.
-        let expected = "{\"event\":{\"administrative\":{\"act\":\"key-rotated\",\"details\":{},\"principal\":\"uid:0\"}},\
-            \"time\":\"2026-01-31T23:59:59.000000Z\",\"v\":1}";
-        assert_eq!(String::from_utf8(leaves().pop().unwrap().to_bytes().unwrap()).unwrap(), expected);
-    }
-
-    #[test]
-    fn event_that_was_added_later_has_a_later_version() {
-        let all = leaves();
-        let shadow = all.iter().find(|leaf| leaf.event.kind() == "shadow-decision").unwrap();
-        let text = String::from_utf8(shadow.to_bytes().unwrap()).unwrap();
-        assert!(text.ends_with("\"v\":2}"), "{text}");
-        assert!(matches!(Leaf::parse(text.replace("\"v\":2", "\"v\":1").as_bytes()), Err(LeafError::Version(1))));
-        assert!(all.iter().all(|leaf| leaf.v == 1 || leaf == shadow));
-    }
-
-    #[test]
-    fn unknown_version_unknown_field_and_other_forms_are_refused() {
-        let good = String::from_utf8(leaves().pop().unwrap().to_bytes().unwrap()).unwrap();
-        for version in [2, 3] {
-            let other = good.replace("\"v\":1", &format!("\"v\":{version}"));
-            assert!(matches!(Leaf::parse(other.as_bytes()), Err(LeafError::Version(found)) if found == version));
-        }
-        for bad in [
-            good.replace("\"v\":1", "\"v\":1,\"w\":1"),
-            good.replace("\"details\":{}", "\"details\":{},\"e\":1"),
-            good.replace("administrative", "other"),
-            good.replace("uid:0", "uid:\\u0030"),
-            good.replace("uid:0", "uid:\\n"),
-            good.replace("uid:0", ""),
-            good.replace("uid:0", &"x".repeat(MAX_LABEL + 1)),
-            good.replace(',', ", "),
-            String::new(),
-        ] {
-            assert!(matches!(Leaf::parse(bad.as_bytes()), Err(LeafError::Json(_))), "{bad}");
-        }
-    }
-
-    #[test]
-    fn leaf_that_is_longer_than_an_entry_is_refused() {
-        let details = (0..200).map(|n| (label(&format!("{n}")), label(&"x".repeat(MAX_LABEL)))).collect();
-        let event = AuditEvent::Administrative { principal: label("a"), act: label("b"), details };
-        assert!(matches!(Leaf::new(Timestamp::now(), event).to_bytes(), Err(LeafError::TooLong(_))));
-    }
-}
+#[path = "leaf_tests.rs"]
+pub(crate) mod tests;

@@ -3,7 +3,8 @@
 use crate::{
     key_ring::KeyRing,
     keys::{self, KeyError, KeyFolder, Keys},
-    leaf::{AuditEvent, InvalidLabel, Label, Leaf},
+    label::{InvalidLabel, Label},
+    leaf::{AuditEvent, Leaf},
     log::{AuditLog, LogError, LogReader, writer::Writer},
     time::Timestamp,
 };

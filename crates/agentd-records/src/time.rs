@@ -1,5 +1,6 @@
 //! Points in time, as records contain them.
 
+use agentd_core::calendar::{date, days};
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
@@ -96,43 +97,6 @@ impl TryFrom<String> for Timestamp {
     fn try_from(text: String) -> Result<Self, InvalidTimestamp> {
         text.parse()
     }
-}
-
-/// Returns the number of days of the years before `year`, in the Gregorian calendar.
-fn days_before(year: u64) -> u64 {
-    let before = year.saturating_sub(1);
-    before * 365 + before / 4 - before / 100 + before / 400
-}
-
-fn month_lengths(year: u64) -> [u64; 12] {
-    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
-}
-
-/// Returns the days since 1970 of a date; `None` before 1970.
-fn days(year: u64, month: u64, day: u64) -> Option<u64> {
-    let months = month_lengths(year);
-    let before: u64 = months.get(..usize::try_from(month).ok()?.checked_sub(1)?)?.iter().sum();
-    (days_before(year) + before + day.checked_sub(1)?).checked_sub(days_before(1970))
-}
-
-/// Returns the date of a number of days since 1970.
-fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + days_before(1970);
-    // A year has at most 366 days, so this year is not too late.
-    let mut year = days / 366 + 1;
-    while days_before(year + 1) <= days {
-        year += 1;
-    }
-    let (mut month, mut day) = (1, days - days_before(year));
-    for length in month_lengths(year) {
-        if day < length {
-            break;
-        }
-        day -= length;
-        month += 1;
-    }
-    (year, month, day + 1)
 }
 
 #[cfg(test)]

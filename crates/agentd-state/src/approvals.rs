@@ -5,7 +5,7 @@ use agentd_records::{ContentDigest, Label, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 /// The longest text that an approver reads, in bytes.
-pub const MAX_TEXT: usize = 64 << 10;
+pub const MAX_TEXT: usize = 1 << 20;
 
 /// A request for an approval.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@ use crate::{
     error::StateError,
     intent_id::{IdempotencyKey, IntentId},
     owner::Owners,
-    quota::{Quota, QuotaExceeded, SharedQuota, micros, stored},
+    quota::{Quota, QuotaRefusal, SharedQuota, micros, stored},
     reservation::{self, ReservedAccounts},
     retention::{self, Retention},
 };
@@ -59,7 +59,7 @@ pub enum Begun {
         outcome: Vec<u8>,
     },
     /// The intent would exceed a quota. Nothing was recorded.
-    Refused(QuotaExceeded),
+    Refused(QuotaRefusal),
 }
 
 /// How an intent ended.
@@ -177,7 +177,7 @@ pub(crate) fn begin(
     }
     match reservation::reserve(connection, owners, request)? {
         Ok(accounts) => insert(connection, owner, id, (request, &accounts)),
-        Err(refusing) => Ok(Begun::Refused(refusing.exceeded)),
+        Err(refusing) => Ok(Begun::Refused(refusing.refusal(0))),
     }
 }
 

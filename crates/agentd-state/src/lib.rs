@@ -43,7 +43,7 @@ pub use error::StateError;
 pub use intent_id::{IdempotencyKey, IntentId, InvalidIntentId, InvalidKey};
 pub use intents::{BeginIntent, Begun, EndIntent, Ending, IntentState, MAX_OUTCOME};
 pub use queue::Queueing;
-pub use quota::{Quota, QuotaExceeded, QuotaLimit, Rate, SharedQuota};
+pub use quota::{Quota, QuotaExceeded, QuotaLimit, QuotaRefusal, Rate, SharedQuota};
 pub use recovery::Orphan;
 pub use retention::Retention;
 pub use store::StateStore;

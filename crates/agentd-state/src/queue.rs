@@ -7,7 +7,7 @@ use crate::{
     intent_id::IntentId,
     intents::{self, BeginIntent, Begun},
     owner::Owners,
-    quota::{QuotaExceeded, QuotaLimit, stored},
+    quota::{QuotaExceeded, QuotaLimit, QuotaRefusal, stored},
     reservation::{self, Refusing},
     turn::{Priority, Waiter},
 };
@@ -78,19 +78,25 @@ pub(crate) fn attempt(
         }
         Err(refusing) => Some(refusing),
     };
-    let exceeded = refusing.as_ref().map_or(QuotaExceeded::until_unknown(QuotaLimit::Concurrency), |refusing| refusing.exceeded);
-    let waits = match exceeded.limit {
-        QuotaLimit::Concurrency => true,
+    let blocked_by = refusing.as_ref().map(|Refusing { account, .. }| account.clone());
+    let of_principal = |limit| QuotaRefusal {
+        account: request.principal.clone(),
+        quota: request.quota,
+        waiting: queueing.most,
+        exceeded: QuotaExceeded::until_unknown(limit),
+    };
+    let refusal = refusing.map_or_else(|| of_principal(QuotaLimit::Turn), |refusing| refusing.refusal(queueing.most));
+    let waits = match refusal.exceeded.limit {
+        QuotaLimit::Concurrency | QuotaLimit::Turn => true,
         // An intent that waits already keeps its turn until there is a token.
         QuotaLimit::Rate => own.is_some(),
         QuotaLimit::CpuPerDay | QuotaLimit::Waiting => false,
     };
     if !waits || last || queueing.wait.is_zero() {
-        return answered(Begun::Refused(exceeded));
+        return answered(Begun::Refused(refusal));
     }
-    let blocked_by = refusing.map(|Refusing { account, .. }| account);
     if own.is_none() && !has_space(connection, owners, (request, queueing))? {
-        return Ok(Attempt::Answered(Begun::Refused(QuotaExceeded::until_unknown(QuotaLimit::Waiting))));
+        return Ok(Attempt::Answered(Begun::Refused(of_principal(QuotaLimit::Waiting))));
     }
     record(connection, (owner, id), (request, queueing), (own.as_ref(), blocked_by.as_ref()))?;
     Ok(Attempt::Waits)

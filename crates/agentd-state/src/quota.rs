@@ -53,6 +53,8 @@ pub enum QuotaLimit {
     CpuPerDay,
     /// [`Queueing::most`](crate::Queueing::most).
     Waiting,
+    /// No limit: intents of other principals that wait begin first.
+    Turn,
 }
 
 /// The refusal of an intent that would exceed a quota. Nothing was recorded and nothing consumed.
@@ -62,6 +64,19 @@ pub struct QuotaExceeded {
     pub limit: QuotaLimit,
     /// The earliest time at which a repeated request can succeed, from now; one second if unknown.
     pub retry_after: Duration,
+}
+
+/// The refusal of an intent, and the limits that refuse it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuotaRefusal {
+    /// The account whose limit would be exceeded: that of the principal, or one that principals share.
+    pub account: Label,
+    /// The limits of the account.
+    pub quota: Quota,
+    /// The most intents of the principal that may wait.
+    pub waiting: u32,
+    /// The limit that would be exceeded.
+    pub exceeded: QuotaExceeded,
 }
 
 impl QuotaExceeded {

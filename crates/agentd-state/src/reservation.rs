@@ -6,7 +6,7 @@ use crate::{
     intent_id::IntentId,
     intents::BeginIntent,
     owner::Owners,
-    quota::{Account, MAX_RESERVATION, Quota, QuotaExceeded, micros, stored},
+    quota::{Account, MAX_RESERVATION, Quota, QuotaExceeded, QuotaRefusal, micros, stored},
 };
 use agentd_records::{Label, Timestamp};
 use rusqlite::{Connection, params};
@@ -17,7 +17,16 @@ pub(crate) struct ReservedAccounts<'r>(Vec<(&'r Label, Account)>);
 /// The limit that refuses a reservation, and the account whose limit it is.
 pub(crate) struct Refusing {
     pub account: Label,
+    pub quota: Quota,
     pub exceeded: QuotaExceeded,
+}
+
+impl Refusing {
+    /// Returns the refusal of an intent whose principal may have this number of waiting intents.
+    pub fn refusal(self, waiting: u32) -> QuotaRefusal {
+        let Self { account, quota, exceeded } = self;
+        QuotaRefusal { account, quota, waiting, exceeded }
+    }
 }
 
 /// Returns the accounts after the intent has begun. Writes nothing.
@@ -42,7 +51,7 @@ pub(crate) fn reserve<'r>(
         };
         match reserved {
             Ok(account) => after.push((name, account)),
-            Err(exceeded) => return Ok(Err(Refusing { account: name.clone(), exceeded })),
+            Err(exceeded) => return Ok(Err(Refusing { account: name.clone(), quota: *quota, exceeded })),
         }
     }
     Ok(Ok(ReservedAccounts(after)))

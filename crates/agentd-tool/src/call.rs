@@ -47,7 +47,7 @@ pub enum CallError {
     Isolation(#[from] IsolationError),
     /// The process ended without a response. A write may have taken place in part.
     #[error(
-        "the process of the operation ended without a response ({reason:?}): {message} — check what was changed, then try again"
+        "the process of the operation ended without a response ({reason}): {message} — check what was changed, then try again"
     )]
     Ended {
         /// The reason for the end of the process, such as a limit.

@@ -85,8 +85,10 @@ impl ToolError {
             Errno::NOTDIR => (ErrorCode::WrongKind, " — name a directory"),
             Errno::NOTEMPTY => (ErrorCode::WrongKind, " — allow the operation to remove what is in the directory"),
             Errno::NXIO | Errno::NODEV => (ErrorCode::WrongKind, " — name a regular file"),
-            Errno::ACCESS | Errno::PERM => (ErrorCode::PermissionDenied, " — grant the sandbox access to the path"),
-            Errno::ROFS => (ErrorCode::PermissionDenied, " — grant the sandbox write access to the path"),
+            Errno::ACCESS | Errno::PERM => {
+                (ErrorCode::PermissionDenied, " — name a path that the sandbox shows, or change its permissions on the host")
+            }
+            Errno::ROFS => (ErrorCode::PermissionDenied, " — name a path in a workspace that is not read-only"),
             Errno::NOSPC | Errno::DQUOT | Errno::FBIG => (ErrorCode::Limit, " — free space, or raise the limit"),
             Errno::NAMETOOLONG | Errno::INVAL => (ErrorCode::Invalid, " — use another path"),
             _ => (ErrorCode::System, ""),

@@ -49,9 +49,10 @@ mod tests {
         request::ReadRequest,
         wire::{ToolReply, write_reply},
     };
-    use tar::{Builder, EntryType, Header};
+    use tar::{Builder, EntryType};
 
     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/seed.rs"));
+    include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/tar_entries.rs"));
 
     #[test]
     fn wire_seeds_are_accepted_in_full() {
@@ -71,27 +72,16 @@ mod tests {
     /// Creates an archive with a directory, a file, links and a device.
     fn plain() -> Vec<u8> {
         let mut archive = Builder::new(Vec::new());
-        for (path, kind, link, data) in [
-            ("dir/", EntryType::Directory, "", &b""[..]),
-            ("dir/file", EntryType::Regular, "", b"content"),
-            ("dir/link", EntryType::Symlink, "../top", b""),
-            ("hard", EntryType::Link, "dir/file", b""),
-            ("null", EntryType::Char, "", b""),
-        ] {
-            let mut header = Header::new_ustar();
-            header.set_path(path).unwrap();
-            header.set_entry_type(kind);
-            header.set_mode(0o755);
-            header.set_uid(0);
-            header.set_gid(0);
-            header.set_mtime(1_700_000_000);
-            header.set_size(data.len() as u64);
-            if !link.is_empty() {
-                header.set_link_name(link).unwrap();
-            }
-            header.set_cksum();
-            archive.append(&header, data).unwrap();
-        }
+        append_entries(
+            &mut archive,
+            &[
+                ("dir/", EntryType::Directory, "", b""),
+                ("dir/file", EntryType::Regular, "", b"content"),
+                ("dir/link", EntryType::Symlink, "../top", b""),
+                ("hard", EntryType::Link, "dir/file", b""),
+                ("null", EntryType::Char, "", b""),
+            ],
+        );
         archive.into_inner().unwrap()
     }
 

@@ -54,6 +54,33 @@ fn changes_are_reported_with_kind_and_path() {
 }
 
 #[test]
+fn files_of_new_directories_are_remembered_up_to_a_bound_and_reported_beyond_it() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("new")).unwrap();
+    ["a", "b", "c"].iter().for_each(|name| fs::write(directory.path().join("new").join(name), "").unwrap());
+    let request = request(directory.path());
+    let root = resolver(directory.path(), &request).resolve("watch", request.path.as_bytes(), LastLink::Follow).unwrap();
+    let root = root.open_directory("watch", b"").unwrap();
+    let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+    let (tree, root) = WatchedTree::new(inotify.as_fd(), root, true, Deadline::of(request.time_ms)).ok().unwrap();
+    let seen = SeenChanges::new(tree::globs(&[]).unwrap(), limits::ENTRIES.of(None));
+    let found: HashSet<Vec<u8>> = (1..MAX_FOUND).map(|number| format!("other/{number}").into_bytes()).collect();
+    let mut observer = Observer { tree, root, seen, moved: None, found, overflow: false };
+    assert!(observer.appeared(b"new", true).is_none());
+    assert_eq!(observer.found.len(), MAX_FOUND, "one of the three files is remembered");
+    let remembered: Vec<_> = observer.found.iter().filter(|path| path.starts_with(b"new/")).cloned().collect();
+    // The kernel reports each creation too: the one that is remembered is not reported again.
+    for name in ["a", "b", "c"] {
+        assert!(observer.appeared(format!("new/{name}").as_bytes(), false).is_none());
+    }
+    assert_eq!(remembered.len(), 1);
+    let events = observer.seen.into_list();
+    let created = |path: &str| events.iter().filter(|event| event.path.as_path() == Path::new(path)).count();
+    assert!(["new", "new/a", "new/b", "new/c"].iter().all(|path| created(path) > 0), "{events:?}");
+    assert_eq!(created(std::str::from_utf8(&remembered[0]).unwrap()), 1, "{events:?}");
+}
+
+#[test]
 fn new_and_renamed_directories_are_watched_under_their_names() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);

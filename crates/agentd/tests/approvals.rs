@@ -115,6 +115,27 @@ fn waiting_intents_are_listed_and_decided_once() {
 }
 
 #[test]
+fn long_text_is_listed_in_part_and_shown_whole() {
+    let user = User::new();
+    let store = user.store();
+    let text = format!("agent:ci requests shell.exec.v1\nparameters: {}", "é".repeat(9000));
+    let intent = user.asks(&store, &format!("{text}\u{1b}[2Jlast"));
+    let short = user.asks(&store, "true");
+    let listed = user.good(&["approvals"]);
+    let shown = listed.matches('é').count();
+    let rest = 9000 - shown + "\u{1b}[2Jlast".len();
+    assert!(listed.contains("  | parameters: éé") && shown < 9000 && !listed.contains("last"), "{listed}");
+    assert!(listed.contains(&format!("  {rest} more characters — `agentd approvals show {intent}` prints them\n")), "{listed}");
+    let whole = user.good(&["approvals", "show", &intent.to_string()[..8]]);
+    assert!(whole.matches('é').count() == 9000 && whole.ends_with("\\x1b[2Jlast\n"), "{whole}");
+    assert!(!whole.contains("more characters") && !whole.contains(&short.to_string()), "{whole}");
+    let json: serde_json::Value =
+        serde_json::from_str(&user.good(&["approvals", "show", &intent.to_string(), "--json"])).unwrap();
+    assert_eq!((&json["id"], &json["text"]), (&intent.to_string().into(), &format!("{text}\u{1b}[2Jlast").into()));
+    assert!(user.bad(125, &["approvals", "show", "abcd"]).contains("no intent \"abcd\" waits for an approval"));
+}
+
+#[test]
 fn check_reports_sound_and_damaged_stores() {
     let user = User::new();
     let store = user.store();

@@ -12,12 +12,16 @@ use std::{
 };
 use tempfile::TempDir;
 
+#[path = "call/ends.rs"]
+mod ends;
 #[path = "support/json_document.rs"]
 mod json_document;
 #[path = "call/obligations.rs"]
 mod obligations;
 #[path = "call/quotas.rs"]
 mod quotas;
+#[path = "call/refusals.rs"]
+mod refusals;
 
 /// A user with a workspace, without any intents.
 struct User(TempDir);

@@ -76,7 +76,7 @@ impl DatagramFlow {
             // After a change of the grants, no datagram is carried before this check.
             biased;
             end = gate.withdrawn(is_granted) => Err(Cut::End(end)),
-            () = gate.budget.used_up() => Err(Cut::Refused(FlowRefusal::UsedUp)),
+            () = gate.budget.exhausted() => Err(Cut::Refused(FlowRefusal::UsedUp)),
             () = displaced => Err(Cut::End(FlowEnd::Displaced)),
             ended = self.run() => ended,
             never = progress.report(&gate.log, &rule) => match never {},

@@ -27,6 +27,8 @@ struct Offer {
 impl Flow<'_> {
     /// Carries the flow, whose ClientHello was checked and begins with `first`.
     pub(crate) async fn inspected(&self, name: &HostName, first: Vec<u8>, inspector: &Arc<Inspector>) -> Result<(), Cut> {
+        // A flow that waits for a user takes no memory of an inspected one, and must not delay the others.
+        self.approve().await?;
         // Further flows wait, so that their number bounds the memory.
         let _turn = self.gate.inspected.acquire().await;
         let client = Wire::new(self.client.clone(), first, self.progress.received.clone());

@@ -1,6 +1,9 @@
 //! Connections to hosts that need an approval.
 
-use crate::sandbox::{Inside, LONG, Names, config, echo, rest, sandbox, server};
+use crate::{
+    origin::{Scene, inspected},
+    sandbox::{Inside, LONG, Names, config, echo, rest, sandbox, server},
+};
 use agentd_core::{HostApprovalRequest, HostDecision};
 use agentd_egress::{
     GatewayConfig,
@@ -22,6 +25,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("denied_connection_reaches_nothing", denied),
     ("connection_without_a_decision_in_time_is_refused", expired),
     ("connection_is_refused_if_no_program_asks_a_user", not_served),
+    ("inspected_connection_that_waits_for_an_approval_delays_no_other", inspected_waits),
     ("revoked_grant_ends_the_wait_and_forgets_the_approval", revoked),
     ("hostile_sandbox_with_many_names_makes_few_requests", flood),
 ];
@@ -153,6 +157,30 @@ fn not_served() {
         assert_eq!(inside.attempt(inside.address("a.example.", port)), Err(io::ErrorKind::ConnectionReset));
     });
     assert_eq!((refusal(&records[0]), reached.load(Ordering::SeqCst)), (&ApprovalRefusal::NotServed, 0));
+}
+
+/// The gateway inspects one connection at a time. The first one waits for an approval.
+fn inspected_waits() {
+    let scene = Scene {
+        rules: &["/approve/*:/v1/*"],
+        change: |config| {
+            config.limits.inspected = 1;
+        },
+        ..Scene::default()
+    };
+    let (_, records, seen) = inspected(scene, |client| {
+        client.inside.gateway.approvals().serve();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| client.curl(&["-d", "late"], "/v1/echo"));
+            let request = next(client.inside);
+            waits_for(client.inside, 1);
+            let other = client.curl_at("b.example", &["-d", "early"], "/v1/echo");
+            assert_eq!(String::from_utf8_lossy(&other.stdout), "early", "{other:?}");
+            approve(client.inside, &request);
+            assert_eq!(String::from_utf8_lossy(&waiting.join().unwrap().stdout), "late");
+        });
+    });
+    assert_eq!((seen.len(), records.len()), (2, 2), "{records:?}");
 }
 
 fn revoked() {

@@ -158,3 +158,16 @@ proptest! {
         prop_assert!((per_minute - f64::from(intents)).abs() < 0.01 * f64::from(intents));
     }
 }
+
+#[test]
+fn wait_above_half_an_hour_is_refused_in_every_table_that_has_one() {
+    for table in ["default", "principal.\"agent:ci\""] {
+        for (wait, is_accepted) in [("30m", true), ("1800s", true), ("1801s", false), ("1h", false)] {
+            let parsed = QuotaSet::parse(&format!("[{table}]\nwait = \"{wait}\""));
+            assert_eq!(parsed.is_ok(), is_accepted, "{table} {wait}");
+            if let Err(error) = parsed {
+                assert!(error.to_string().contains(&format!("[{table}]: wait: longer than 30 minutes")), "{error}");
+            }
+        }
+    }
+}

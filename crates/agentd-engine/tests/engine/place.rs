@@ -2,7 +2,8 @@
 
 use agentd_core::{Captured, EndReason, Outcome, Usage};
 use agentd_engine::{
-    CapabilityRegistry, EndedIntent, Engine, EngineParts, Executed, Execution, Intent, LiveQuotas, Ran, Submitted, vocabulary,
+    CapabilityRegistry, EndedIntent, Engine, EngineParts, Executed, Execution, Intent, LiveQuotas, RunResult, Submitted,
+    vocabulary,
 };
 use agentd_policy::{IfMissing, LivePolicies, PolicyPrincipal, PrincipalKind, RequestSource, RequestedConfinement};
 use agentd_records::{AuditEvent, ContentDigest, Leaf, Records, Timestamp, verify};
@@ -105,7 +106,7 @@ impl Place {
         self.finish_as(execution, finished(b"out", Duration::ZERO))
     }
 
-    pub fn finish_as(&self, execution: Execution<'_>, ran: Ran) -> EndedIntent {
+    pub fn finish_as(&self, execution: Execution<'_>, ran: RunResult) -> EndedIntent {
         let executed = Executed { backend: "container", controls: &[], evidence: &[], egress: None, ran };
         self.runtime.block_on(execution.finish(executed)).unwrap()
     }
@@ -130,7 +131,7 @@ fn runtime() -> Runtime {
 }
 
 /// Returns the outcome of a command that has written `output`, and has used this processor time.
-pub fn finished(output: &[u8], cpu_user: Duration) -> Ran {
+pub fn finished(output: &[u8], cpu_user: Duration) -> RunResult {
     let captured = Captured { head: output.to_vec(), ..Captured::default() };
     let outcome = Outcome {
         reason: EndReason::Exited,
@@ -140,7 +141,7 @@ pub fn finished(output: &[u8], cpu_user: Duration) -> Ran {
         stdout: captured.clone(),
         stderr: captured,
     };
-    Ran::Command(Ok(outcome), [output, output].map(ContentDigest::of))
+    RunResult::Command(Ok(outcome), [output, output].map(ContentDigest::of))
 }
 
 /// Returns an intent of the user 7 to run a command line.

@@ -142,7 +142,7 @@ fn queue_is_bounded_and_the_wait_ends_with_a_time_to_retry() {
         };
         tokio::join!(run(&engine, intent("second", None)), third)
     });
-    for (ended, cause) in [(&waited, "executed at the same time"), (&refused, "too many requests wait")] {
+    for (ended, cause) in [(&waited, "executed at the same time"), (&refused, "as many requests wait as the limit permits, 1")] {
         let (code, retry) = refusal(ended);
         assert!(code == "quota-exceeded" && retry > 0, "{ended:?}");
         assert!(ended.object["error"]["message"].as_str().unwrap().contains(cause), "{ended:?}");

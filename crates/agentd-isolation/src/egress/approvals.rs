@@ -14,6 +14,10 @@ impl NetworkApprovals for GatewayApprovals {
         self.0.next().await
     }
 
+    async fn withdrawn(&self, id: u64) {
+        self.0.withdrawn(id).await;
+    }
+
     fn decide(&self, id: u64, decision: HostDecision) {
         self.0.decide(id, decision);
     }

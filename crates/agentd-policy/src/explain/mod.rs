@@ -120,7 +120,7 @@ impl Explanation {
             writeln!(f, "  at most: {name} {value}")?;
         }
         match &self.confinement {
-            Some(Err(excess)) => writeln!(f, "{excess}"),
+            Some(Err(excess)) => writeln!(f, "request exceeds the policies: {excess} — request less, or change the policies"),
             _ => Ok(()),
         }
     }

@@ -82,7 +82,7 @@ impl Obligations {
             limit.map(|limit| limit.to_string())
         }
         let backends = self.backends.iter().cloned().collect::<Vec<_>>().join(", ");
-        let mut all = vec![("profile", Some(profile_word(self.profile).to_owned()))];
+        let mut all = vec![("profile", Some(self.profile.to_string()))];
         all.extend([
             ("timeout", time(limits.wall)),
             ("cpu_time", time(limits.cpu_time)),
@@ -101,18 +101,9 @@ impl Obligations {
     }
 }
 
-/// Returns the word for a profile.
-pub(crate) fn profile_word(profile: Profile) -> &'static str {
-    match profile {
-        Profile::Strict => "strict",
-        Profile::Default => "default",
-        Profile::Permissive => "permissive",
-    }
-}
-
 fn profile(value: &str) -> Result<Profile, String> {
     let known = [Profile::Strict, Profile::Default, Profile::Permissive];
-    let found = known.into_iter().find(|profile| profile_word(*profile) == value);
+    let found = known.into_iter().find(|profile| profile.to_string() == value);
     found.ok_or_else(|| "the profiles are strict, default and permissive".to_owned())
 }
 

@@ -1,6 +1,6 @@
 //! Comparison of a request with the obligations of its permission.
 
-use super::{Obligations, USUAL_CPU_WEIGHT, annotation::profile_word};
+use super::{Obligations, USUAL_CPU_WEIGHT};
 use agentd_core::{Limits, Network, Profile, duration};
 use agentd_egress::NetGrant;
 use std::{collections::BTreeSet, fmt::Display, time::Duration};
@@ -46,7 +46,7 @@ pub struct Exceeded {
 
 /// Everything in a request that exceeds what the policies permit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("request exceeds the policies: {} — request less, or change the policies", list(.0))]
+#[error("{}", list(.0))]
 pub struct Excess(pub Vec<Exceeded>);
 
 fn list(items: &[Exceeded]) -> String {
@@ -66,7 +66,7 @@ impl Obligations {
         let mut excess = Vec::new();
         let profile = requested.profile.unwrap_or(self.profile.min(Profile::Default));
         if profile > self.profile {
-            excess.push(exceeded("profile", profile_word(profile), profile_word(self.profile)));
+            excess.push(exceeded("profile", profile, self.profile));
         }
         let limits = self.apply_limits(&requested.limits, &mut excess);
         let network = self.apply_network(requested.network.as_ref(), &mut excess);

@@ -106,6 +106,11 @@ impl LogReader {
         Ok(some.ok_or_else(|| LogError::Missing(self.root.join(kind.full(index))))?.to_vec())
     }
 
+    /// Returns the number of bundles of a log of `size` leaves.
+    pub fn bundles(size: u64) -> u64 {
+        size.div_ceil(WIDTH)
+    }
+
     /// Returns the bytes of the leaves of a bundle, in a log of `size` leaves.
     ///
     /// # Errors

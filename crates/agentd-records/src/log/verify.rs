@@ -120,7 +120,7 @@ pub fn verify(reader: &LogReader, ring: &KeyRing, kept: Option<&[u8]>) -> Result
         return Err(Alteration::Truncated { size: checkpoint.size, kept: kept.size }.into());
     }
     let mut check = Check { reader, size: checkpoint.size, edge: Edge::default(), tiles: Default::default() };
-    for index in 0..checkpoint.size.div_ceil(WIDTH) {
+    for index in 0..LogReader::bundles(checkpoint.size) {
         check.bundle(index, kept.as_ref())?;
     }
     check.last_tiles()?;

@@ -3,10 +3,10 @@
 use super::{RecordedControl, RecordedEvidence, RecordedOutcome, RecordedStatus};
 use crate::{
     json::MAX_INTEGER,
-    leaf::{InvalidLabel, Label},
+    label::{InvalidLabel, Label},
 };
 use agentd_core::{ControlReport, ControlStatus, EndReason, Evidence, EvidenceResult, IsolationError, Limits, Outcome, Usage};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Returns the controls of a sandbox.
 ///
@@ -52,8 +52,7 @@ pub fn recorded_outcome(ran: Result<&Outcome, &IsolationError>) -> Result<Record
 
 /// Returns the word for the reason why a command ended, as in JSON.
 pub fn end_reason(reason: EndReason) -> String {
-    let word = serde_json::to_value(reason).ok();
-    word.as_ref().and_then(serde_json::Value::as_str).unwrap_or("failed").to_owned()
+    reason.to_string()
 }
 
 /// Returns the usage, by name and unit.
@@ -61,12 +60,25 @@ pub fn end_reason(reason: EndReason) -> String {
 /// # Errors
 /// None: the names are short.
 pub fn recorded_usage(usage: Usage) -> Result<BTreeMap<Label, u64>, InvalidLabel> {
+    let [wall, user, system, memory] = USAGE_NAMES;
     named([
-        ("wall_us", Some(micros(usage.wall))),
-        ("cpu_user_us", Some(micros(usage.cpu_user))),
-        ("cpu_system_us", Some(micros(usage.cpu_system))),
-        ("peak_memory_bytes", Some(usage.peak_memory)),
+        (wall, Some(micros(usage.wall))),
+        (user, Some(micros(usage.cpu_user))),
+        (system, Some(micros(usage.cpu_system))),
+        (memory, Some(usage.peak_memory)),
     ])
+}
+
+/// The names of [`recorded_usage`].
+pub const USAGE_NAMES: [&str; 4] = ["wall_us", "cpu_user_us", "cpu_system_us", "peak_memory_bytes"];
+
+/// Returns the usage of something of which only the wall-clock time is known.
+///
+/// # Errors
+/// As for [`recorded_usage`].
+pub fn recorded_wall(wall: Duration) -> Result<BTreeMap<Label, u64>, InvalidLabel> {
+    let [name, ..] = USAGE_NAMES;
+    named([(name, Some(micros(wall)))])
 }
 
 /// Returns the limits, by name and unit. If several of `all` have the same limit, the last one counts.
@@ -97,6 +109,6 @@ fn named<const N: usize>(values: [(&str, Option<u64>); N]) -> Result<BTreeMap<La
     some.map(|(name, value)| Ok((name.try_into()?, value.min(MAX_INTEGER)))).collect()
 }
 
-fn micros(duration: std::time::Duration) -> u64 {
+fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

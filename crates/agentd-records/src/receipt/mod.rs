@@ -4,13 +4,16 @@ mod envelope;
 mod executed;
 mod words;
 
-pub use executed::{end_reason, recorded_controls, recorded_evidence, recorded_limits, recorded_outcome, recorded_usage};
+pub use executed::{
+    USAGE_NAMES, end_reason, recorded_controls, recorded_evidence, recorded_limits, recorded_outcome, recorded_usage,
+    recorded_wall,
+};
 
 use crate::{
     digest::ContentDigest,
     json::{self, JsonError},
     key_ring::{KeyNotInUse, KeyRing},
-    leaf::Label,
+    label::Label,
     note::{KeyId, Signer},
     time::Timestamp,
 };

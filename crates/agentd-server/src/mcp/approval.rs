@@ -53,7 +53,7 @@ pub(super) fn question(text: &str) -> Result<ElicitRequestParams, &'static str> 
     let mut message = lines.join("\n");
     if message.len() > MAX_TEXT {
         message.truncate(message.floor_char_boundary(MAX_TEXT));
-        message.push_str("\n[…] The text is longer: `agentd approvals` shows all of it.");
+        message.push_str("\n[…] The text is longer: `agentd approvals show` prints all of it.");
     }
     let choices = EnumSchema::builder(vec![DENY.to_owned(), APPROVE.to_owned()])
         .enum_titles(vec!["Deny".to_owned(), "Approve".to_owned()])

@@ -13,8 +13,9 @@ fn limited(quota: Quota) -> BeginIntent {
 
 fn refusal(place: &Place, store: &StateStore, request: BeginIntent) -> QuotaExceeded {
     let answer = place.begin(store, request);
-    let Begun::Refused(exceeded) = answer else { panic!("{answer:?}") };
-    exceeded
+    let Begun::Refused(refusal) = answer else { panic!("{answer:?}") };
+    assert_eq!(refusal.account.to_string(), "alice");
+    refusal.exceeded
 }
 
 #[test]

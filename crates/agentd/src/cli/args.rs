@@ -7,9 +7,11 @@ mod daemon;
 mod gondolin;
 #[cfg(feature = "images")]
 mod image;
+mod limits;
 #[cfg(feature = "policy")]
 mod mcp;
 mod net;
+mod network_arg;
 #[cfg(feature = "policy")]
 mod policy;
 #[cfg(feature = "policy")]
@@ -37,6 +39,7 @@ pub(crate) use image::ImageCommand;
 #[cfg(feature = "policy")]
 pub(crate) use mcp::{ClientName, InstallArgs, McpArgs, McpCommand, McpScope, UninstallArgs};
 pub(crate) use net::{CheckArgs, NetCommand, open_named, read_grants};
+pub(crate) use network_arg::NetworkArg;
 #[cfg(feature = "policy")]
 pub(crate) use policy::{ExplainArgs, PolicyCommand};
 #[cfg(feature = "policy")]
@@ -44,11 +47,11 @@ pub(crate) use quota::QuotaCommand;
 pub(crate) use records::{AuditCommand, KeyCommand, LogArgs, ReceiptCommand};
 #[cfg(not(feature = "images"))]
 pub(crate) use reference::Reference;
-pub(crate) use run::{BoundaryArgs, CommandArgs, NetworkArg, RequireArg, RunArgs};
+pub(crate) use run::{BoundaryArgs, CommandArgs, RequireArg, RunArgs};
 pub(crate) use sandbox::{CreateArgs, ExecArgs, ForwardedPort, LocalEnd, NetworkChangeArgs, SandboxCommand};
 #[cfg(feature = "policy")]
 pub(crate) use serve::ServeArgs;
-pub(crate) use state::{ApprovalsArgs, DecideArgs, StateCommand};
+pub(crate) use state::{ApprovalsArgs, ApprovalsCommand, DecideArgs, StateCommand};
 #[cfg(feature = "firecracker")]
 pub(crate) use vm::{VmBuildArgs, VmCommand};
 

@@ -21,8 +21,7 @@ pub(crate) fn capability(command: &CapabilityCommand) -> Result<u8, Failure> {
         CapabilityCommand::Ls { json: false } => {
             for capability in registry.iter() {
                 let description = escape::text(&capability.description).to_string();
-                let line: String = description.chars().take(80 - COLUMN - 2).collect();
-                writeln!(out, "{:COLUMN$}  {line}", capability.id())?;
+                writeln!(out, "{:COLUMN$}  {}", capability.id(), first_words(&description, 80 - COLUMN - 2))?;
             }
         }
         CapabilityCommand::Show { name, json: true } => {
@@ -31,6 +30,22 @@ pub(crate) fn capability(command: &CapabilityCommand) -> Result<u8, Failure> {
         CapabilityCommand::Show { name, json: false } => show(&mut out, registry.find(name)?)?,
     }
     Ok(0)
+}
+
+/// Returns the text, or as many of its first words as have at most this number of characters, with a mark.
+fn first_words(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    let mut line = String::new();
+    for word in text.split(' ') {
+        if line.chars().count() + word.chars().count() + " …".chars().count() > most {
+            break;
+        }
+        line.push_str(word);
+        line.push(' ');
+    }
+    line + "…"
 }
 
 fn summary(capability: &Capability) -> Value {
@@ -71,4 +86,22 @@ fn show(out: &mut impl std::io::Write, capability: &Capability) -> Result<(), Fa
         writeln!(out, "result: {}", escape::json(&format!("{:#}", object["result"])))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_words;
+
+    #[test]
+    fn long_descriptions_end_after_a_word() {
+        for (text, most, expected) in [
+            ("Reads a file", 12, "Reads a file"),
+            ("Reads a file", 11, "Reads a …"),
+            ("Reads a file", 8, "Reads …"),
+            ("Reads a file", 3, "…"),
+            ("Übergrößenträger einer", 18, "Übergrößenträger …"),
+        ] {
+            assert_eq!(first_words(text, most), expected, "{text} {most}");
+        }
+    }
 }

@@ -1,6 +1,10 @@
 //! Failures of agentd itself, which end a command of the command line.
 
 use agentd_core::{IsolationError, escape};
+#[cfg(feature = "policy")]
+use agentd_engine::QuotaError;
+#[cfg(feature = "policy")]
+use agentd_policy::PolicyError;
 use std::{
     io::{self, ErrorKind},
     path::Path,
@@ -32,6 +36,29 @@ pub(crate) fn message(error: &(dyn std::error::Error + 'static)) -> String {
     match remedy.and_then(|remedy| text.strip_suffix(&remedy)) {
         Some(cause) => format!("{cause}{RUN_AGAIN}"),
         None => text,
+    }
+}
+
+/// Returns the message of an error, as one line for each problem of a file. A text that may come from a sandbox stays on one line.
+pub(crate) fn lines(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
+    #[cfg(feature = "policy")]
+    if let Some(problems) = problems(error) {
+        return problems;
+    }
+    vec![message(error)]
+}
+
+/// Returns the problems in policies or quotas, if the error is about several.
+#[cfg(feature = "policy")]
+fn problems(error: &(dyn std::error::Error + 'static)) -> Option<Vec<String>> {
+    let all = |what: &str, problems: Vec<String>| problems.iter().map(|problem| format!("{what}: {problem}")).collect();
+    if let Some(PolicyError::Refused(problems)) = error.downcast_ref() {
+        return Some(all("policies are refused", problems.iter().map(ToString::to_string).collect()));
+    }
+    match error.downcast_ref()? {
+        QuotaError::Refused(problems) => Some(all("quotas are refused", problems.iter().map(ToString::to_string).collect())),
+        error @ QuotaError::Syntax(_) => Some(error.to_string().lines().map(str::to_owned).collect()),
+        _ => None,
     }
 }
 

@@ -50,8 +50,9 @@ impl HostApprovals {
 
 /// Returns the description of a sandbox for the approver, without the control characters of the caller's text.
 fn of_what(what: &str) -> String {
-    let shown: String = escape::text(what).to_string().chars().take(MAX_WHAT).collect();
-    let omitted = if shown.chars().count() < MAX_WHAT { "" } else { " …" };
+    let escaped = escape::text(what).to_string();
+    let shown: String = escaped.chars().take(MAX_WHAT).collect();
+    let omitted = if shown.len() < escaped.len() { " …" } else { "" };
     format!("{shown}{omitted} (agentd process {})", std::process::id())
 }
 
@@ -60,8 +61,13 @@ pub(crate) fn print(line: String) {
     writer::message(format_args!("{line}"));
 }
 
+/// Prints a line about a connection of a named sandbox that waits.
+pub(crate) fn print_waiting(waiting: WaitingHost<'_>) {
+    print(line(waiting));
+}
+
 /// Returns the line with the commands that decide about a destination.
-fn line(WaitingHost { to, intent, wait }: WaitingHost<'_>) -> String {
+pub(crate) fn line(WaitingHost { to, intent, wait }: WaitingHost<'_>) -> String {
     let id: String = intent.to_string().chars().take(DIGITS).collect();
     format!(
         "network: a connection to {} waits for an approval — run `agentd approve {id}` or `agentd deny {id}` within {} s",

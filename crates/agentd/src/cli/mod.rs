@@ -182,7 +182,7 @@ pub fn main() -> ExitCode {
         // The exit code of a program that SIGPIPE has ended: the reader of the output has closed the pipe.
         Err(error) if is_closed_pipe(&*error) => ExitCode::from(128 + 13),
         Err(error) => {
-            writer::message(format_args!("{}", failure::message(&*error)));
+            failure::lines(&*error).iter().for_each(|line| writer::message(format_args!("{line}")));
             ExitCode::from(CANNOT)
         }
     }

@@ -1,7 +1,7 @@
 //! The connections and attempts of a sandbox with granted hosts: the lines and the JSON for the user.
 
 use super::writer;
-use agentd_core::{DatagramCount, DelayedBy, NetworkFlow, NetworkLog, NetworkVerdict, Sandbox, escape};
+use agentd_core::{DatagramCount, DelayedBy, Network, NetworkFlow, NetworkLog, NetworkVerdict, Sandbox, escape};
 use agentd_records::{
     MAX_INTEGER,
     receipt::{RecordedEgress, RecordedFlow},
@@ -42,6 +42,8 @@ pub(crate) struct NetworkSummary {
     open: BTreeMap<u64, NetworkFlow>,
     /// The operators' texts for refused destinations.
     deny_reasons: Vec<String>,
+    /// The grants that an intent has.
+    granted: Vec<String>,
     /// The number of flows to destinations that are not kept.
     omitted: u64,
     /// The number of flows that the gateway did not record.
@@ -180,6 +182,14 @@ impl NetworkSummary {
         }
     }
 
+    /// States the grants of an intent. Without a request, they follow from its parameters and the policies, and a request names
+    /// all grants, so a line that advises to add one repeats the others.
+    pub(crate) fn add_grants_of_intent(&mut self, network: &Network) {
+        if let Network::Egress(grants) = network {
+            self.granted.clone_from(grants);
+        }
+    }
+
     /// Prints a line about each destination that was refused or not reached.
     pub(crate) fn warn(&self) {
         self.notices().for_each(|line| writer::message(format_args!("{line}")));
@@ -192,7 +202,7 @@ impl NetworkSummary {
 
     fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
-        for line in self.entries.iter().filter_map(FlowSummary::line) {
+        for line in self.entries.iter().filter_map(|entry| entry.line(&self.granted)) {
             // A program looks up the IPv4 and the IPv6 address of a name, and often repeats that.
             if !lines.contains(&line) {
                 lines.push(line);
@@ -207,7 +217,8 @@ impl NetworkSummary {
         // Addresses are left out, because the user should review each one: it may belong to the host's network.
         let names: Vec<_> = self.missing().into_iter().filter(|grant| !is_address(grant)).collect();
         if names.len() > 1 {
-            lines.push(format!("allow all of these names with --net allow={}", names.join(",")));
+            let all = self.granted.iter().map(String::as_str).chain(names).collect::<Vec<_>>();
+            lines.push(format!("allow all of these names with --net allow={}", all.join(",")));
         }
         if self.entries.iter().any(|entry| refusal(&entry.verdict).is_some()) {
             lines.extend(self.deny_reasons.iter().cloned());
@@ -240,7 +251,8 @@ impl NetworkSummary {
 }
 
 impl FlowSummary {
-    fn line(&self) -> Option<String> {
+    /// Returns the line about a destination that was refused or not reached. `granted` are the grants that a caller must repeat.
+    fn line(&self, granted: &[String]) -> Option<String> {
         let to = match &self.request {
             Some(request) => &format!("{request} of {}", self.to),
             None => &self.to,
@@ -251,7 +263,8 @@ impl FlowSummary {
                 return self.connects.then(|| format!("{to} was refused: {reason}"));
             };
             let cause = reason.split_once(" — ").map_or(reason, |(cause, _)| cause);
-            return Some(format!("{to} was refused: {cause} — allow it with --net allow={missing}"));
+            let all = granted.iter().map(String::as_str).chain([missing]).collect::<Vec<_>>().join(",");
+            return Some(format!("{to} was refused: {cause} — allow it with --net allow={all}"));
         }
         match &self.verdict {
             // A server without a valid certificate was connected to.

@@ -39,6 +39,17 @@ fn refused(reason: &str, missing: Option<&str>) -> NetworkVerdict {
 }
 
 #[test]
+fn advice_for_an_intent_repeats_the_grants_that_it_has() {
+    let mut summary = NetworkSummary::default();
+    summary.add_grants_of_intent(&Network::Egress(vec!["a.example:80/http".to_owned()]));
+    let reason = "the name leads to 127.0.0.1, which is loopback — also grant it";
+    summary.add(flow(Some("a.example"), Some("198.18.1.0:80"), refused(reason, Some("127.0.0.1:80"))));
+    let option = "--net allow=a.example:80/http,127.0.0.1:80";
+    let expected = format!("a.example:80 was refused: the name leads to 127.0.0.1, which is loopback — allow it with {option}");
+    assert_eq!(summary.lines(), [expected]);
+}
+
+#[test]
 fn each_refused_destination_is_one_line_with_its_option() {
     let mut summary = NetworkSummary::default();
     for name in ["a.example", "e.example", "a.example", "a.example"] {

@@ -8,15 +8,14 @@ use super::{
     selection::Selected,
     writer::{Output, OutputPiece},
 };
-use agentd_core::{Command, ControlReport, IsolationError, Outcome, SandboxSpec, Usage};
+use agentd_core::{Command, ControlReport, IsolationError, Outcome, SandboxSpec};
 use agentd_records::{
-    AuditEvent, ContentDigest, Digesting, Label, Leaf, Records, Timestamp,
+    AuditEvent, ContentDigest, ContentHasher, Label, Leaf, Records, Timestamp, random_id,
     receipt::{
         self, Receipt, ReceiptDecision, RecordedEgress, RecordedOutcome, Subject, recorded_controls, recorded_evidence,
         recorded_limits, recorded_outcome, recorded_usage,
     },
 };
-use rustix::rand::{GetRandomFlags, getrandom};
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
@@ -47,7 +46,7 @@ pub(super) struct Recording {
 
 /// Computes digests of the standard output and standard error of a command.
 #[derive(Default)]
-pub(super) struct OutputDigests(Arc<Mutex<[Digesting; 2]>>);
+pub(super) struct OutputDigests(Arc<Mutex<[ContentHasher; 2]>>);
 
 /// The facts about a run that has ended.
 pub(super) struct Ended<'e> {
@@ -76,6 +75,7 @@ impl RequestedReceipt {
     /// # Errors
     /// The intent cannot be written or recorded.
     pub fn record(self, spec: &SandboxSpec, command: &Command) -> Result<Recording, Failure> {
+        let random = || random_id().map_err(|error| format!("receipt: random bytes: {error} — check that getrandom(2) works"));
         let (id, nonce) = (random()?, random()?);
         let text = intent(&nonce, spec, command)?;
         let (id, intent) = (Label::try_from(id)?, self.records.keep(&text)?);
@@ -123,7 +123,7 @@ impl Recording {
             controls: recorded_controls(ended.controls)?,
             evidence: recorded_evidence(ended.selected.proven.iter().flat_map(|proven| &proven.evidence))?,
             limits: self.limits,
-            usage: recorded_usage(ended.ran.map_or(Usage::default(), |outcome| outcome.usage))?,
+            usage: ended.ran.map_or(Ok(BTreeMap::new()), |outcome| recorded_usage(outcome.usage))?,
             egress: ended.egress,
             outcome: outcome.clone(),
         };
@@ -160,16 +160,8 @@ impl OutputDigests {
 
     /// Returns the digests.
     pub fn finish(&self) -> [ContentDigest; 2] {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().map(Digesting::finish)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().map(ContentHasher::finish)
     }
-}
-
-/// Returns 16 random bytes in hexadecimal digits.
-fn random() -> Result<String, Failure> {
-    let mut random = [0; 16];
-    getrandom(&mut random, GetRandomFlags::empty())
-        .map_err(|errno| format!("receipt: random bytes: {} — check that getrandom(2) works", std::io::Error::from(errno)))?;
-    Ok(format!("{:032x}", u128::from_ne_bytes(random)))
 }
 
 /// Describes the sandbox and the command. Of secrets, only the names and hosts are included. Of environment variables, only the

@@ -176,12 +176,12 @@ pub(crate) fn profile(args: &BoundaryArgs) -> Profile {
 /// Returns the limits of a sandbox.
 pub(crate) fn limits(args: &BoundaryArgs) -> Limits {
     Limits {
-        cpu_time: args.cpu_time,
-        memory: args.memory,
-        processes: args.pids,
-        open_files: args.open_files,
-        file_size: args.file_size,
-        cpu_quota: args.cpus,
+        cpu_time: args.limits.cpu_time,
+        memory: args.limits.memory,
+        processes: args.limits.pids,
+        open_files: args.limits.open_files,
+        file_size: args.limits.file_size,
+        cpu_quota: args.limits.cpus,
         cpu_weight: args.cpu_weight,
         ..Limits::default()
     }

@@ -6,7 +6,7 @@ use super::{
     failure::{self, CANNOT, Failure},
     forward::forward,
     granted_hosts::granted_hosts,
-    image, protection,
+    host_approvals, image, protection,
     regrant::regrant,
     remove::remove,
     request::{self, BackendDescription},
@@ -133,12 +133,13 @@ async fn exec(client: &Client, state: &SandboxStore, args: ExecArgs) -> Result<u
     }
     let mut stops = Stops::new()?;
     // The daemon may compare protected paths before it starts the command. When the connection is closed, it starts no command.
-    let started = tokio::select! {
+    let mut started = tokio::select! {
         started = client.exec(&args.name, command, proven) => started?,
         stop = stops.next() => return Ok(u8::try_from(128 + stop).unwrap_or(CANNOT)),
     };
     warn_of_weaknesses(started.controls());
     protection::warn(started.before());
+    started.announce_waiting_hosts(host_approvals::print_waiting);
     let after = started.after();
     let ran = stream::stream(Box::new(started), &args.command, &mut stops, writer::start()).await;
     protection::warn(&after.report());

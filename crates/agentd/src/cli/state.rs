@@ -1,7 +1,7 @@
 //! `agentd state`, `agentd approvals`, `agentd approve` and `agentd deny`.
 
 use super::{
-    args::{ApprovalsArgs, DecideArgs, StateCommand},
+    args::{ApprovalsArgs, ApprovalsCommand, DecideArgs, StateCommand},
     data,
     failure::Failure,
     records, writer,
@@ -9,13 +9,16 @@ use super::{
 use agentd_core::escape;
 use agentd_records::Timestamp;
 use agentd_state::{Approval, DecideApproval, IntentId, Retention, StateError, StateReport, StateStore};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 
 /// Exit code: the store is damaged.
 const DAMAGED: u8 = 1;
 
 /// The fewest digits that identify an intent.
 const MIN_DIGITS: usize = 4;
+
+/// The most characters of the text of an intent in the list.
+const MAX_LISTED: usize = 8192;
 
 /// Opens the store of this user; returns `None` if there is none yet.
 ///
@@ -47,7 +50,7 @@ async fn check() -> Result<Option<StateReport>, Failure> {
 }
 
 fn print(report: Option<&StateReport>, json: bool) -> Result<u8, Failure> {
-    let mut out = std::io::stdout().lock();
+    let mut out = io::stdout().lock();
     let Some(report) = report else {
         let text = if json { "null" } else { "there is no store yet: no intent was recorded" };
         writeln!(out, "{text}")?;
@@ -85,11 +88,14 @@ fn print(report: Option<&StateReport>, json: bool) -> Result<u8, Failure> {
 
 /// Runs `agentd approvals`. Returns the exit code.
 pub(crate) async fn approvals(args: &ApprovalsArgs) -> Result<u8, Failure> {
+    if let Some(ApprovalsCommand::Show { id, json }) = &args.command {
+        return show(id, *json).await;
+    }
     let pending = match store()? {
         Some(store) => store.pending_approvals(Timestamp::now()).await?,
         None => Vec::new(),
     };
-    let mut out = std::io::stdout().lock();
+    let mut out = io::stdout().lock();
     if args.json {
         let list: Vec<_> = pending.iter().map(as_json).collect();
         writeln!(out, "{}", escape::json(&format!("{:#}", serde_json::Value::from(list))))?;
@@ -98,12 +104,37 @@ pub(crate) async fn approvals(args: &ApprovalsArgs) -> Result<u8, Failure> {
     if pending.is_empty() {
         writeln!(out, "no intent waits for an approval")?;
     }
-    for Approval { intent, principal, digest, text, expires, .. } in &pending {
-        writeln!(out, "{intent}  {}", escape::text(&principal.to_string()))?;
-        writeln!(out, "  expires {expires}; intent sha256:{digest}")?;
-        for line in text.lines() {
-            writeln!(out, "  | {}", escape::text(line))?;
-        }
+    for approval in &pending {
+        print_approval(&mut out, approval, MAX_LISTED)?;
+    }
+    Ok(0)
+}
+
+/// Prints an intent that waits for an approval, and at most this number of characters of its text.
+fn print_approval(out: &mut impl io::Write, approval: &Approval, most: usize) -> io::Result<()> {
+    let Approval { intent, principal, digest, text, expires, .. } = approval;
+    writeln!(out, "{intent}  {}", escape::text(&principal.to_string()))?;
+    writeln!(out, "  expires {expires}; intent sha256:{digest}")?;
+    let end = text.char_indices().nth(most).map_or(text.len(), |(end, _)| end);
+    let (listed, rest) = text.split_at(end);
+    for line in listed.lines() {
+        writeln!(out, "  | {}", escape::text(line))?;
+    }
+    if !rest.is_empty() {
+        writeln!(out, "  {} more characters — `agentd approvals show {intent}` prints them", rest.chars().count())?;
+    }
+    Ok(())
+}
+
+/// Prints one intent that waits for an approval. Returns the exit code.
+async fn show(id: &str, json: bool) -> Result<u8, Failure> {
+    let (store, intent) = waiting(id).await?;
+    let approval = store.approval(intent, Timestamp::now()).await?;
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{}", escape::json(&format!("{:#}", as_json(&approval))))?;
+    } else {
+        print_approval(&mut out, &approval, usize::MAX)?;
     }
     Ok(0)
 }
@@ -122,16 +153,21 @@ fn as_json(approval: &Approval) -> serde_json::Value {
 
 /// Runs `agentd approve` or `agentd deny`. Returns the exit code.
 pub(crate) async fn decide(args: &DecideArgs, approve: bool) -> Result<u8, Failure> {
-    let missing = || format!("no intent {:?} waits for an approval — `agentd approvals` lists those that do", args.id);
-    let store = store()?.ok_or_else(missing)?;
-    let now = Timestamp::now();
-    let intent = match args.id.parse() {
-        Ok(intent) => intent,
-        Err(_) => find(&args.id, &store.pending_approvals(now).await?)?.ok_or_else(missing)?,
-    };
-    store.decide(DecideApproval { intent, approve, by: records::principal()?, now }).await?;
-    writeln!(std::io::stdout(), "{intent} {}", if approve { "approved" } else { "denied" })?;
+    let (store, intent) = waiting(&args.id).await?;
+    store.decide(DecideApproval { intent, approve, by: records::principal()?, now: Timestamp::now() }).await?;
+    writeln!(io::stdout(), "{intent} {}", if approve { "approved" } else { "denied" })?;
     Ok(0)
+}
+
+/// Returns the store, and the intent with this identifier or with these first digits.
+async fn waiting(id: &str) -> Result<(StateStore, IntentId), Failure> {
+    let missing = || format!("no intent {id:?} waits for an approval — `agentd approvals` lists those that do");
+    let store = store()?.ok_or_else(missing)?;
+    let intent = match id.parse() {
+        Ok(intent) => intent,
+        Err(_) => find(id, &store.pending_approvals(Timestamp::now()).await?)?.ok_or_else(missing)?,
+    };
+    Ok((store, intent))
 }
 
 /// Returns the only intent whose identifier starts with `digits`.

@@ -44,6 +44,8 @@ pub(crate) struct Stops {
     source: OpenSource,
     /// The number of requests received so far.
     pub(super) received: u32,
+    /// The first request.
+    pub(super) first: Option<i32>,
     /// The exit code, once a signal has stopped the wait for the end of the sandbox.
     pub(super) given_up: Option<u8>,
 }
@@ -70,11 +72,17 @@ impl Stops {
             #[cfg(feature = "policy")]
             StopSource::Caller(cancel) => OpenSource::Caller(cancel.clone()),
         };
-        Ok(Self { source, received: 0, given_up: None })
+        Ok(Self { source, received: 0, first: None, given_up: None })
     }
 
     /// Waits for the next request. Returns the number of the signal; that of `SIGTERM` for a cancellation.
     pub(crate) async fn next(&mut self) -> i32 {
+        let stop = self.receive().await;
+        self.first.get_or_insert(stop);
+        stop
+    }
+
+    async fn receive(&mut self) -> i32 {
         match &mut self.source {
             OpenSource::Signals(signals) => {
                 let number = std::future::poll_fn(|context| {
@@ -113,6 +121,7 @@ mod tests {
         let mut late = Stops::of(&source).unwrap();
         for stops in [&mut early, &mut late] {
             assert_eq!(stops.next().await, libc::SIGTERM);
+            assert_eq!(stops.first, Some(libc::SIGTERM));
             let mut again = std::pin::pin!(stops.next());
             let pending = std::future::poll_fn(|context| std::task::Poll::Ready(again.as_mut().poll(context).is_pending()));
             assert!(pending.await);

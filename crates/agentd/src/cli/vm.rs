@@ -49,7 +49,8 @@ pub(crate) fn vm(command: &VmCommand) -> Result<u8, Failure> {
 
 #[cfg(not(feature = "images"))]
 fn build(args: &super::args::VmBuildArgs, output: &std::path::Path) -> Result<agentd_vm::Assets, Failure> {
-    let request = format!("{} from {} and {:?}", output.display(), args.image, args.kernel);
+    let kernel = args.kernel.as_ref().map_or_else(|| "the installed kernel".to_owned(), |kernel| kernel.display().to_string());
+    let request = format!("{} from {} and {kernel}", output.display(), args.image);
     Err(format!("command 'vm build': {request}: {}", crate::isolation::left_out("images")).into())
 }
 

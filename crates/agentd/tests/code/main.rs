@@ -6,6 +6,7 @@ mod ends;
 mod place;
 mod results;
 mod shell;
+mod starts;
 mod terms;
 
 use place::User;

@@ -25,6 +25,21 @@ fn errors_have_name_value_and_traceback_and_the_session_continues() {
     assert_eq!(user.cell_with("bash", "a", "f() { return 7; }; f", &[]).0, 7);
 }
 
+/// The kernel counts the processor time of an interpreter when it ends, which is later.
+#[test]
+fn usage_of_a_cell_states_only_what_is_known() {
+    let user = User::new();
+    let receipt = user.path("receipt");
+    let (_, object) = user.python_with("a", "sum(range(10 ** 6))", &["--receipt", receipt.to_str().unwrap()]);
+    let usage = &object["sandbox"]["usage"];
+    assert!(usage["wall_us"].as_u64().unwrap() > 0, "{usage}");
+    for unknown in ["cpu_user_us", "cpu_system_us", "peak_memory_bytes"] {
+        assert_eq!(usage[unknown], serde_json::Value::Null, "{usage}");
+    }
+    let verified = user.good(&["receipt", "verify", receipt.to_str().unwrap()]);
+    assert!(verified.contains("wall_us") && !verified.contains("cpu_user_us"), "{verified}");
+}
+
 #[test]
 fn values_and_displays_have_all_their_forms() {
     let user = User::new();

@@ -76,6 +76,25 @@ fn session_has_no_arguments_and_its_handle_is_no_path() {
     }
 }
 
+#[test]
+fn cell_that_requests_hosts_its_session_does_not_reach_is_refused() {
+    let user = User::new();
+    user.python("a", "x = 1");
+    let (code, object) = user.python_with("a", "x", &["--net", "allow=a.example"]);
+    assert_eq!((code, &object["reason"]), (77, &json!("exceeds-policy")), "{object:#}");
+    let message = object["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("session: it has no network, and the request names hosts"), "{message}");
+    user.python_with("b", "x = 1", &["--net", "allow=a.example"]);
+    let (_, object) = user.python_with("b", "x", &["--net", "allow=a.example,b.example"]);
+    let message = object["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("session: it reaches only a.example, and the request names other hosts"), "{message}");
+    for fewer in ["allow=a.example", "off"] {
+        let (_, object) = user.python_with("b", "x", &["--net", fewer]);
+        let is_more = fewer == "off";
+        assert_eq!(object["reason"] == "exceeds-policy", is_more, "{object:#}");
+    }
+}
+
 mod as_root {
     use super::*;
     use std::os::unix::{fs::PermissionsExt as _, process::CommandExt as _};

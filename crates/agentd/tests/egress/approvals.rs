@@ -72,6 +72,26 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// The requests that wait.
+fn listed(data: &std::path::Path) -> serde_json::Value {
+    serde_json::from_slice(&agentd(data, &["approvals", "--json"]).stdout).unwrap()
+}
+
+/// The decisions about hosts in the audit log, which is sound.
+fn host_approvals(data: &std::path::Path) -> Vec<serde_json::Value> {
+    let verified = agentd(data, &["audit", "verify"]);
+    assert!(verified.status.success(), "{verified:?}");
+    let tail = text(&agentd(data, &["audit", "tail", "--json"]).stdout);
+    let leaves = tail.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    leaves.filter_map(|leaf| find(&leaf, "host-approval").cloned()).collect()
+}
+
+/// Returns the member of this name, wherever it is.
+fn find<'v>(value: &'v serde_json::Value, name: &str) -> Option<&'v serde_json::Value> {
+    let members = value.as_object()?;
+    members.get(name).or_else(|| members.values().find_map(|member| find(member, name)))
+}
+
 fn approved(backend: &str) {
     name("granted.example", &[PUBLIC]);
     let place = EgressDir::new();
@@ -84,7 +104,15 @@ fn approved(backend: &str) {
         line.starts_with("agentd: network: a connection to granted.example:443 waits for an approval — run `agentd approve ")
     );
     assert_eq!(reached(), [""; 0]);
+    // The request is charged to the account of the user's intents.
+    let user = format!("user:uid:{}", rustix::process::geteuid().as_raw());
+    assert_eq!(listed(&waiting.data)[0]["principal"], user.as_str());
+    // The approver reads what runs in the sandbox.
+    let asked = listed(&waiting.data)[0]["text"].as_str().unwrap().to_owned();
+    assert!(asked.starts_with("the command sh -c curl -sS --cacert ca.pem https://granted.example/a"), "{asked}");
+    assert!(asked.contains(" wants to connect to granted.example:443\nnetwork grant: granted.example:443/approve"), "{asked}");
     waiting.type_command(&line, "approve");
+    let data = waiting.data.clone();
     let output = waiting.finish();
     let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(object["stdout"]["text"], "tls /atls /b", "{object:#}");
@@ -92,6 +120,13 @@ fn approved(backend: &str) {
     assert_eq!((&flow["rule"], &flow["flows"]), (&"granted.example:443/approve".into(), &2.into()), "{object:#}");
     let by = flow["approved_by"].as_str().unwrap();
     assert!(by.starts_with("uid:"), "{by}");
+    let [leaf] = &host_approvals(&data)[..] else { panic!("{:?}", host_approvals(&data)) };
+    assert_eq!(
+        (&leaf["destination"], &leaf["grant"], &leaf["approved"]),
+        (&"granted.example:443".into(), &"granted.example:443/approve".into(), &true.into())
+    );
+    let words = ["approver", "id"].map(|name| leaf[name].as_str().unwrap().to_owned());
+    assert_eq!(format!("{} ({})", words[0], words[1]), by);
     // The receipt is a signed envelope, whose statement is in base 64.
     let envelope: serde_json::Value = serde_json::from_slice(&std::fs::read(&receipt).unwrap()).unwrap();
     let statement = data_encoding::BASE64.decode(envelope["payload"].as_str().unwrap().as_bytes()).unwrap();
@@ -111,8 +146,10 @@ fn denied(backend: &str) {
     assert_eq!(text(&output.stdout), "granted.example 2222 ECONNRESET\n".repeat(2), "{output:?}");
     assert!(text(&output.stderr).contains("granted.example:2222 was refused: uid:"), "{output:?}");
     assert_eq!(reached(), [""; 0]);
-    // No request is left.
-    assert_eq!(text(&agentd(&data, &["approvals", "--json"]).stdout), "[]\n");
+    // No request is left, and the audit log has the decision.
+    assert_eq!(listed(&data), serde_json::json!([]));
+    let leaves = host_approvals(&data);
+    assert_eq!((leaves.len(), &leaves[0]["approved"]), (1, &false.into()), "{leaves:?}");
 }
 
 /// Names with control characters do not exist. Many names give few requests, and the requests end with the command.
@@ -163,9 +200,10 @@ fn named(_: &str) {
     let place = NamedDir::new();
     place.agentd(&["create", "dev", "--net", "approve=granted.example:2222"]);
     let script = "exec 3<>/dev/tcp/granted.example/2222 && echo near >&3 && read -r line <&3 && echo $line";
-    let command = place.command(&["exec", "dev", "--", "bash", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut command = place.command(&["exec", "dev", "--", "bash", "-c", script]);
+    let mut command = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let data = place.path("data");
-    let listed = || serde_json::from_slice::<serde_json::Value>(&agentd(&data, &["approvals", "--json"]).stdout).unwrap();
+    let listed = || listed(&data);
     until("the connection waits", || listed()[0]["id"].is_string());
     let waiting = listed();
     assert_eq!(
@@ -173,7 +211,13 @@ fn named(_: &str) {
         "sandbox dev wants to connect to granted.example:2222\nnetwork grant: granted.example:2222/approve"
     );
     assert_eq!(reached(), [""; 0]);
-    assert!(agentd(&data, &["approve", waiting[0]["id"].as_str().unwrap()]).status.success());
+    let id = waiting[0]["id"].as_str().unwrap();
+    // The user of the command reads what to do, while the command waits.
+    let lines = BufReader::new(command.stderr.take().unwrap()).lines();
+    let line = lines.map(Result::unwrap).find(|line| line.contains("waits for an approval")).unwrap();
+    let says = "agentd: network: a connection to granted.example:2222 waits for an approval — run `agentd approve ";
+    assert!(line.starts_with(&format!("{says}{}`", &id[..12])), "{line}");
+    assert!(agentd(&data, &["approve", id]).status.success());
     assert_eq!(text(&command.wait_with_output().unwrap().stdout), "near\n");
     // The decision holds for the next command.
     assert_eq!(place.bash("dev", script), "near\n");
@@ -187,4 +231,13 @@ fn named(_: &str) {
     until("the connection waits again", || listed()[0]["id"].is_string());
     assert!(agentd(&data, &["deny", listed()[0]["id"].as_str().unwrap()]).status.success());
     assert_eq!(text(&again.wait_with_output().unwrap().stdout), "");
+    assert_eq!(host_approvals(&data).iter().map(|leaf| leaf["approved"] == true).collect::<Vec<_>>(), [true, false]);
+    // A request whose grant is revoked is not listed any longer.
+    place.agentd(&["net", "dev", "--revoke", "granted.example:2222/approve"]);
+    place.agentd(&["net", "dev", "--allow", "granted.example:2222/approve"]);
+    let third = place.command(&["exec", "dev", "--", "bash", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    until("the connection waits a third time", || listed()[0]["id"].is_string());
+    place.agentd(&["net", "dev", "--revoke", "granted.example:2222/approve"]);
+    until("the request is withdrawn", || listed() == serde_json::json!([]));
+    assert_eq!(text(&third.wait_with_output().unwrap().stdout), "");
 }

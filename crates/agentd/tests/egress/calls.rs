@@ -16,6 +16,7 @@ pub const TESTS: &[EgressTest] = &[
     ("redirect_to_another_host_needs_a_grant_and_loses_credentials", redirects),
     ("fetch_trusts_the_authorities_that_the_sandbox_shows", authorities),
     ("address_of_another_kind_behind_a_url_is_not_reached", addresses),
+    ("name_that_leads_to_loopback_needs_two_grants_and_one_message_says_both", loopback),
     ("endless_responses_end_at_their_limits", endless),
     ("secret_of_a_fetch_stays_with_the_gateway", secret),
     ("as_root::secret_of_a_fetch_is_a_part_of_its_intent", secret_of_intent),
@@ -135,6 +136,20 @@ fn addresses(backend: &str) {
         assert_eq!((code, &object["reason"]), (77, &json!("invalid-network")), "{url}: {object:#}");
     }
     assert_eq!(reached().len(), 1);
+}
+
+/// The message names all grants that the fetch needs, so it is followed once.
+fn loopback(backend: &str) {
+    name("local.example", &["127.0.0.1"]);
+    let url = json!({ "url": "http://local.example/a" });
+    let (code, _, messages) = fetch(backend, &url, &[]);
+    assert_eq!((code, reached().len()), (1, 0), "{messages}");
+    let (_, rest) = messages.split_once("allow it with ").unwrap_or_else(|| panic!("{messages}"));
+    let options: Vec<_> = rest.lines().next().unwrap().split(' ').collect();
+    assert_eq!(options, ["--net", "allow=local.example:80,127.0.0.1:80"], "{messages}");
+    let (code, object, messages) = fetch(backend, &url, &options);
+    assert_eq!((code, &object["result"]["body"]), (0, &json!("http /a")), "{object:#}\n{messages}");
+    assert_eq!(reached(), ["127.0.0.1:80"]);
 }
 
 fn endless(backend: &str) {

@@ -1,5 +1,6 @@
 //! Reads the time of a request, and compares it with the clock.
 
+use agentd_core::calendar::days;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The maximum difference between the time of a request and the clock of this host. AWS has a similar limit. A signature for a
@@ -12,8 +13,7 @@ pub(super) fn is_current(time: &str, now: SystemTime) -> bool {
     read(time).is_some_and(|time| difference(time) <= MAX_DIFFERENCE)
 }
 
-/// Reads a time. The days since 1970 are those of the civil calendar, counted in years that begin in March, so that the leap day
-/// is the last day.
+/// Reads a time.
 fn read(time: &str) -> Option<SystemTime> {
     let digits = |from: usize, count: usize| {
         let text = time.get(from..from + count).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
@@ -24,15 +24,10 @@ fn read(time: &str) -> Option<SystemTime> {
     }
     let (year, month, day) = (digits(0, 4)?, digits(4, 2)?, digits(6, 2)?);
     let (hour, minute, second) = (digits(9, 2)?, digits(11, 2)?, digits(13, 2)?);
-    if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+    if day > 31 || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    if hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    let (year, month_from_march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
-    let days = year * 365 + year / 4 - year / 100 + year / 400 + day_of_year - 719_468;
+    let days = days(year, month, day)?;
     UNIX_EPOCH.checked_add(Duration::from_secs(((days * 24 + hour) * 60 + minute) * 60 + second))
 }
 

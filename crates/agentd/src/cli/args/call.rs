@@ -1,7 +1,7 @@
 //! `agentd call` and `agentd capability`.
 
-use super::run::{NetworkArg, ProfileArg};
-use agentd_core::{Bytes, CpuQuota, duration};
+use super::{limits::LimitArgs, network_arg::NetworkArg, run::ProfileArg};
+use agentd_core::{Bytes, duration};
 use agentd_state::IdempotencyKey;
 use agentd_telemetry::TraceContext;
 use clap::{Args, Subcommand};
@@ -71,24 +71,8 @@ pub(crate) struct LessArgs {
     /// Wall-clock time limit, e.g. 500ms, 30s, 2m
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration::parse)]
     pub timeout: Option<Duration>,
-    /// CPU time limit of all processes together, e.g. 10s
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = duration::parse)]
-    pub cpu_time: Option<Duration>,
-    /// Memory limit of all processes together, e.g. 512M (requires root or a delegated cgroup)
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
-    pub memory: Option<Bytes>,
-    /// Maximum number of CPUs, e.g. 1.5
-    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
-    pub cpus: Option<CpuQuota>,
-    /// Maximum number of processes and threads at a time
-    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
-    pub pids: Option<u32>,
-    /// Maximum number of open files per process
-    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, value_parser = clap::value_parser!(u64).range(3..=1_000_000))]
-    pub open_files: Option<u64>,
-    /// Maximum size of each file that is written
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
-    pub file_size: Option<Bytes>,
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// Maximum size of the output; a command that writes more is killed
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub max_output: Option<Bytes>,

@@ -8,8 +8,8 @@ use crate::cli::failure::Failure;
 use agentd_core::{Captured, EndReason, Outcome, Usage};
 use agentd_disk::Scratch;
 use agentd_engine::{
-    AdmissionBounds, AdmissionDecision, CapabilityRegistry, Engine, EngineParts, Executed, Intent, LiveQuotas, Ran, Submitted,
-    ValidIntent, admit, vocabulary,
+    AdmissionBounds, AdmissionDecision, CapabilityRegistry, Engine, EngineParts, Executed, Intent, LiveQuotas, RunResult,
+    Submitted, ValidIntent, admit, vocabulary,
 };
 use agentd_policy::{IfMissing, LivePolicies, PolicyPrincipal, PrincipalKind, RequestSource, RequestedConfinement};
 use agentd_records::{AuditLog, ContentDigest, Records, Timestamp};
@@ -113,7 +113,7 @@ async fn submitted(engine: &Engine) -> Result<Duration, Failure> {
         stdout: Captured::default(),
         stderr: Captured::default(),
     };
-    let ran = Ran::Command(Ok(outcome), [ContentDigest::of(b""); 2]);
+    let ran = RunResult::Command(Ok(outcome), [ContentDigest::of(b""); 2]);
     execution.finish(Executed { backend: BACKEND, controls: &[], evidence: &[], egress: None, ran }).await?;
     Ok(started.elapsed())
 }

@@ -18,7 +18,7 @@ use super::{
     writer,
 };
 use agentd_core::{Captured, EndReason, Outcome, Usage, escape};
-use agentd_engine::{EndedIntent, Execution, Held, Operation, Submitted};
+use agentd_engine::{CapabilityRegistry, EndedIntent, Execution, HeldIntent, Operation, Submitted, WorkspaceAccess};
 use agentd_log::measure::Stage;
 use agentd_telemetry::{IntentTrace, record_end};
 use serde_json::Value;
@@ -45,6 +45,7 @@ pub(crate) async fn call(args: CallArgs, telemetry: Option<Telemetry>) -> Result
 async fn submit(args: &CallArgs, receipt: Option<OutputFile>, trace: &IntentTrace) -> Result<u8, Failure> {
     let intent = intent::of(args)?;
     let engine = place::engine().await?;
+    refuse_unused_workspace(args, engine.capabilities())?;
     let mut stops = Stops::new()?;
     let submitted = tokio::select! {
         biased;
@@ -52,26 +53,58 @@ async fn submit(args: &CallArgs, receipt: Option<OutputFile>, trace: &IntentTrac
         signal = stops.next() => return Ok(run::stopped_by(signal)),
         submitted = engine.submit(intent) => submitted?,
     };
-    let (ended, was_live) = match submitted {
-        Submitted::Ended(ended) => (ended, false),
+    let called = match submitted {
+        Submitted::Ended(ended) => Called::unexecuted(ended),
         Submitted::Execute(execution) => execute_here(*execution, args).await?,
         Submitted::Hold(held) => match approved(*held, &mut stops).await? {
             Ok(execution) => execute_here(execution, args).await?,
-            Err(ended) => (ended, false),
+            Err(ended) => Called::unexecuted(ended),
         },
     };
+    record_end(&called.ended.object);
+    // The result is printed whether its receipt can be written or not, and the receipt is written if nobody reads the result.
+    let printed = print(&called, args.json.then_some(trace));
     if let Some(file) = receipt {
-        write_receipt(&file, &ended)?;
+        write_receipt(&file, &called.ended)?;
     }
-    record_end(&ended.object);
-    print(&ended, args.json.then_some(trace), was_live)
+    printed
 }
 
-/// Executes an intent. Returns its end, and true if its output was printed meanwhile.
-async fn execute_here(execution: Execution<'_>, args: &CallArgs) -> Result<(EndedIntent, bool), Failure> {
+/// Refuses options about a workspace if the capability has none: they would have no effect.
+fn refuse_unused_workspace(args: &CallArgs, capabilities: &CapabilityRegistry) -> Result<(), Failure> {
+    let named = args.less.workspace.as_deref().is_some_and(|path| path != Path::new("none"));
+    // Admission refuses a capability that does not exist.
+    let has_none = capabilities.find(&args.capability).is_ok_and(|found| found.bounds.workspace == WorkspaceAccess::None);
+    if has_none && (named || args.less.workspace_ro) {
+        let text = format!(
+            "workspace: the capability {} works in no directory of the host — leave out --workspace and --workspace-ro",
+            args.capability
+        );
+        return Err(text.into());
+    }
+    Ok(())
+}
+
+/// The end of a call.
+struct Called {
+    ended: EndedIntent,
+    /// True if the output was printed while it was written.
+    was_live: bool,
+    /// The first signal that asked agentd to stop the execution.
+    stopped: Option<i32>,
+}
+
+impl Called {
+    fn unexecuted(ended: EndedIntent) -> Self {
+        Self { ended, was_live: false, stopped: None }
+    }
+}
+
+/// Executes an intent.
+async fn execute_here(execution: Execution<'_>, args: &CallArgs) -> Result<Called, Failure> {
     if matches!(&execution.valid().operation, Operation::Command(line) if line.stream_stdin && args.params == "-") {
         let text = "stdin_stream: standard input has the parameters — write the parameters into a file, and name it by @FILE";
-        return Ok((execution.fail(text).await?, false));
+        return Ok(Called::unexecuted(execution.fail(text).await?));
     }
     let options = ExecutionOptions {
         backend: args.backend.as_deref().filter(|name| !["auto", ""].contains(name)),
@@ -80,13 +113,13 @@ async fn execute_here(execution: Execution<'_>, args: &CallArgs) -> Result<(Ende
         input: None,
         stops: StopSource::Signals,
     };
-    let ExecutedIntent { ended, was_live, notices } = execute(execution, options).await?;
+    let ExecutedIntent { ended, was_live, notices, stopped } = execute(execution, options).await?;
     notices.iter().for_each(|line| writer::message(format_args!("{line}")));
-    Ok((ended, was_live))
+    Ok(Called { ended, was_live, stopped })
 }
 
 /// Waits for the approval of an intent. A signal ends the wait and the intent.
-async fn approved<'e>(held: Held<'e>, stops: &mut Stops) -> Result<Result<Execution<'e>, EndedIntent>, Failure> {
+async fn approved<'e>(held: HeldIntent<'e>, stops: &mut Stops) -> Result<Result<Execution<'e>, EndedIntent>, Failure> {
     writer::message(format_args!(
         "intent {} waits for an approval until {} — approve it with `agentd approve {0}`",
         held.id(),
@@ -115,29 +148,41 @@ fn write_receipt(file: &OutputFile, ended: &EndedIntent) -> Result<(), Failure> 
 
 /// Prints the result of an intent, as JSON with the span of the call, or in words without the output that was printed before.
 /// Returns the exit code.
-fn print(ended: &EndedIntent, json: Option<&IntentTrace>, was_live: bool) -> Result<u8, Failure> {
+fn print(called: &Called, json: Option<&IntentTrace>) -> Result<u8, Failure> {
+    let Called { ended, was_live, stopped } = called;
     let object = &ended.object;
+    let stopped = stopped.filter(|_| is_stopped(object));
+    let code = stopped.map_or_else(|| code(object), run::stopped_by);
     if let Some(trace) = json {
         let mut object = object.clone();
         telemetry::add_trace(&mut object, trace);
         object["receipt"] = ended.receipt.as_deref().and_then(|receipt| serde_json::from_str(receipt).ok()).unwrap_or_default();
         writeln!(std::io::stdout(), "{}", escape::json(&format!("{object:#}")))?;
-        return Ok(code(&ended.object));
+        return Ok(code);
     }
     if object["duplicate"] == true {
         writer::message(format_args!("this is the outcome of the intent {}, which has the same key", text(&object["intent"])));
     }
-    text::print(&object["result"], was_live)?;
+    text::print(&object["result"], *was_live)?;
     if let Some(digest) = object["result_sha256"].as_str() {
         writer::message(format_args!("the result was too long to be kept for duplicates: sha256 {digest}"));
     }
     if let Some(message) = object["error"]["message"].as_str() {
         writer::message(format_args!("{}: {message}", text(&object["capability"])));
     }
-    if let Some(message) = end_reason(object).and_then(stream::end_message) {
-        writer::message(format_args!("{message}"));
+    match (end_reason(object).and_then(stream::end_message), stopped) {
+        (Some(message), _) => writer::message(format_args!("{message}")),
+        (None, Some(signal)) if object["error"].is_null() => {
+            writer::message(format_args!("command stopped: agentd received signal {signal}"));
+        }
+        _ => {}
     }
-    Ok(code(object))
+    Ok(code)
+}
+
+/// Returns true if the end of an intent is that of a call which a signal has stopped.
+fn is_stopped(object: &Value) -> bool {
+    object["status"] == "failed" || end_reason(object) == Some(EndReason::Cancelled)
 }
 
 fn text(value: &Value) -> &str {

@@ -1,5 +1,6 @@
 //! Executes admitted intents: in a new sandbox, or in an interpreter session. `agentd call` and the daemon share this code.
 
+mod advice;
 mod live;
 mod sandbox;
 mod session;
@@ -34,11 +35,13 @@ pub(super) struct ExecutedIntent {
     pub was_live: bool,
     /// Lines about refused destinations and changed protected paths.
     pub notices: Vec<String>,
+    /// The first request to stop that arrived.
+    pub stopped: Option<i32>,
 }
 
 impl ExecutedIntent {
     fn not_begun(ended: EndedIntent) -> Self {
-        Self { ended, was_live: false, notices: Vec::new() }
+        Self { ended, was_live: false, notices: Vec::new(), stopped: None }
     }
 }
 
@@ -59,7 +62,7 @@ pub(super) async fn execute(execution: Execution<'_>, options: ExecutionOptions<
             return Ok(ExecutedIntent::not_begun(execution.fail(&text).await?));
         }
     };
-    match &execution.valid().operation {
+    let executed = match &execution.valid().operation {
         Operation::Cell(_) if !options.secrets.is_empty() => {
             let text = "session: secrets cannot be used in a session — remove --secret, or the parameter session";
             Ok(ExecutedIntent::not_begun(execution.fail(text).await?))
@@ -69,5 +72,8 @@ pub(super) async fn execute(execution: Execution<'_>, options: ExecutionOptions<
             session::execute(execution, cell, &options.caller, &mut stops).await
         }
         Operation::Command(_) | Operation::Tool(_) => sandbox::execute(execution, options, &mut stops).await,
-    }
+    };
+    let executed = executed?;
+    let notices = executed.notices.iter().map(|line| advice::of_call(line)).collect();
+    Ok(ExecutedIntent { stopped: executed.stopped.or(stops.first), notices, ..executed })
 }

@@ -17,13 +17,13 @@ use super::{
         temporary, terminal,
         writer::{self, Output},
     },
-    ExecutedIntent, ExecutionOptions, end_cancelled,
+    ExecutedIntent, ExecutionOptions, advice, end_cancelled,
 };
 use crate::isolation::backends_with;
 use agentd_core::{
     Access, Command, ControlStatus, EndReason, IsolationError, Network, Outcome, PtySize, Sandbox, SandboxSpec, StdinSource,
 };
-use agentd_engine::{CommandLine, Executed, Execution, Operation, Ran, Terms, ValidIntent, WorkspaceAccess};
+use agentd_engine::{CommandLine, Executed, Execution, Operation, RunResult, Terms, ValidIntent, WorkspaceAccess};
 use agentd_log::measure::{CountedFact, Stage};
 use agentd_records::receipt::RecordedEgress;
 use agentd_server::{CallInput, ExecuteError};
@@ -61,7 +61,7 @@ pub(super) async fn execute(
         _ = earlier.next() => Ok(None),
         prepared = Prepared::new(&execution, &options).instrument(Stage::Sandbox.span()) => prepared,
     };
-    let prepared = prepared.map_err(|failure| failure::message(&*failure));
+    let prepared = prepared.map_err(|failure| advice::of_call(&failure::message(&*failure)));
     let Prepared { begun, args } = match prepared {
         Ok(Some(prepared)) => prepared,
         Ok(None) => return Ok(ExecutedIntent::not_begun(end_cancelled(execution).await?)),
@@ -95,8 +95,8 @@ pub(super) async fn execute(
                 let terminal = if options.caller.is_here() { terminal::size() } else { TERMINAL };
                 command_in(&sandbox, (line, command), &args, (live, options.input, terminal), &mut stops).await
             }
-            Operation::Cell(_) => Ran::Tool(Err(not_here())),
-            Operation::Tool(call) => Ran::Tool(tool_in(&*sandbox, call, command, &mut stops).await),
+            Operation::Cell(_) => RunResult::Tool(Err(not_here())),
+            Operation::Tool(call) => RunResult::Tool(tool_in(&*sandbox, call, command, &mut stops).await),
         }
     };
     let ran = ran.instrument(exec).await;
@@ -104,7 +104,10 @@ pub(super) async fn execute(
     let destroyed = run::destroy(&sandbox, &mut stops, &mut compared).await;
     let is_destroyed = matches!(destroyed, Ok(None));
     let (protected, _) = compared.report(&mut stops).await;
-    let network = observed_network(flows, approvals, is_destroyed).await;
+    let mut network = observed_network(flows, approvals, is_destroyed).await;
+    if let Some(network) = &mut network {
+        network.add_grants_of_intent(&execution.terms().effective.network);
+    }
     let mut notices: Vec<String> = protection::lines(&protected).collect();
     notices.extend(network.iter().flat_map(NetworkSummary::notices));
     let egress = network.as_ref().map(NetworkSummary::recorded);
@@ -119,7 +122,7 @@ pub(super) async fn execute(
         })
         .await?;
     destroyed?;
-    Ok(ExecutedIntent { ended, was_live, notices })
+    Ok(ExecutedIntent { ended, was_live, notices, stopped: stops.first })
 }
 
 /// What observes the network of a sandbox.
@@ -224,13 +227,13 @@ pub(super) fn run_args(execution: &Execution<'_>, backend: Option<&str>) -> Resu
         Network::Egress(hosts) => vec![NetworkArg::Allow(hosts.clone())],
     };
     let limits = &effective.limits;
-    boundary.memory = limits.memory;
-    boundary.cpus = limits.cpu_quota;
+    boundary.limits.memory = limits.memory;
+    boundary.limits.cpus = limits.cpu_quota;
     boundary.cpu_weight = limits.cpu_weight;
-    boundary.cpu_time = limits.cpu_time;
-    boundary.pids = limits.processes;
-    boundary.open_files = limits.open_files;
-    boundary.file_size = limits.file_size;
+    boundary.limits.cpu_time = limits.cpu_time;
+    boundary.limits.pids = limits.processes;
+    boundary.limits.open_files = limits.open_files;
+    boundary.limits.file_size = limits.file_size;
     args.command.timeout = limits.wall;
     args.command.max_output = limits.output;
     // The time limit of the terms includes the grace period.
@@ -309,7 +312,7 @@ async fn command_in(
     args: &RunArgs,
     (live, input, own): (Option<Output>, Option<mpsc::Receiver<CallInput>>, PtySize),
     stops: &mut Stops,
-) -> Ran {
+) -> RunResult {
     let is_empty = line.stdin.is_empty() && !line.stream_stdin;
     command.stdin = if is_empty { StdinSource::Null } else { StdinSource::Stream };
     command.pty =
@@ -339,7 +342,7 @@ async fn command_in(
         Ok::<_, IsolationError>(Outcome { stdout: stdout.finish(), stderr: stderr.finish(), ..outcome })
     };
     let ran = ran.await;
-    Ran::Command(ran, digests.finish())
+    RunResult::Command(ran, digests.finish())
 }
 
 /// Carries out an operation of agentd's own program. A signal ends the wait, and the sandbox is then destroyed.

@@ -6,10 +6,10 @@ mod open;
 mod streams;
 
 use super::{
-    super::{failure::message, protection, stops::Stops},
-    ExecutedIntent, LiveCaller, end_cancelled,
+    super::{failure::message, host_approvals, protection, stops::Stops},
+    ExecutedIntent, LiveCaller, advice, end_cancelled,
 };
-use agentd_engine::{EndedIntent, EngineError, Executed, Execution, Ran, RanCell, SessionCall};
+use agentd_engine::{CellResult, EndedIntent, EngineError, Executed, Execution, RunResult, SessionCall};
 use agentd_log::LogFailure as _;
 use agentd_server::ExecuteError;
 use exchange::ExecutedCell;
@@ -31,11 +31,13 @@ pub(super) async fn execute(
         _ = stops.next() => Err(NotOpened::Stopped),
         opened = open::open(&execution, &cell) => opened,
     };
-    let OpenedSession { client, name, handle, language, is_new, selected, started } = match opened {
+    let OpenedSession { client, name, handle, language, is_new, selected, mut started } = match opened {
         Ok(opened) => opened,
         Err(not_opened) => return Ok(ExecutedIntent::not_begun(end(execution, &cell, not_opened).await?)),
     };
     let mut notices: Vec<String> = protection::lines(started.before()).collect();
+    let notify = caller.notify();
+    started.announce_waiting_hosts(move |waiting| notify(host_approvals::line(waiting)));
     let controls = started.controls().to_vec();
     let limits = &execution.terms().effective.limits;
     let was_live = caller.is_live(execution.valid());
@@ -66,10 +68,10 @@ pub(super) async fn execute(
             controls: &controls,
             evidence: selected.proven.as_ref().map_or(&[][..], |proven| proven.evidence.as_slice()),
             egress: None,
-            ran: Ran::Cell(Box::new(RanCell { outcome, digests, session, lost })),
+            ran: RunResult::Cell(Box::new(CellResult { outcome, digests, session, lost })),
         })
         .await?;
-    Ok(ExecutedIntent { ended, was_live, notices })
+    Ok(ExecutedIntent { ended, was_live, notices, stopped: None })
 }
 
 /// Ends an intent whose session was not opened.
@@ -81,7 +83,7 @@ async fn end(execution: Execution<'_>, cell: &SessionCall, not_opened: NotOpened
             return execution.fail_with("session-lost", &text).await;
         }
         NotOpened::Stopped => return end_cancelled(execution).await,
-        NotOpened::Failed(failure) => message(&*failure),
+        NotOpened::Failed(failure) => advice::of_call(&message(&*failure)),
     };
     execution.fail(&text).await
 }

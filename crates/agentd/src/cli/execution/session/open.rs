@@ -9,10 +9,10 @@ use super::{
     },
     name::{Owner, random_handle},
 };
-use agentd_core::{Access, Command, ControlStatus};
+use agentd_core::{Access, Command, ControlStatus, Network};
 use agentd_daemon::{Client, DaemonError, Started};
 use agentd_disk::Lock;
-use agentd_engine::{Execution, NEW_SESSION, SessionCall};
+use agentd_engine::{Execution, NEW_SESSION, SessionCall, Terms};
 use agentd_interpreter::Language;
 use agentd_log::LogFailure as _;
 use agentd_sandboxes::{Name, Record, SandboxSettings, SandboxStore, StoreError};
@@ -93,7 +93,7 @@ pub(super) async fn open(execution: &Execution<'_>, cell: &SessionCall) -> Resul
     let selected = named_sandbox::proven(&client).await?;
     let session = NamedSession { execution, store, client, owner, name, language, selected };
     let (started, is_new) = match session.store.record(&session.name) {
-        Ok(record) => (session.resume(&record).await?, false),
+        Ok(record) => (session.resume(record).await?, false),
         Err(StoreError::NotFound { .. }) => session.begin_or_resume().await?,
         Err(error) => return Err(error.into()),
     };
@@ -113,21 +113,32 @@ impl NamedSession<'_> {
         self.selected.proven.is_some()
     }
 
-    /// Takes the interpreter of an existing session. A session without an interpreter is removed.
-    async fn resume(&self, record: &Record) -> Result<Started, NotOpened> {
-        self.check(record)?;
-        match self.client.use_interpreter(&self.name, self.proven()).await {
-            Err(DaemonError::NoInterpreter(_)) => {}
-            used => return Ok(used?),
-        }
-        // Another process may have removed the session in the meantime, and begun it again.
-        let _lock = self.lock().await?;
-        match self.client.use_interpreter(&self.name, self.proven()).await {
-            Err(error @ DaemonError::NoInterpreter(_)) => {
-                self.client.remove(&self.name).await?;
-                Err(NotOpened::Lost(error.to_string()))
+    /// Takes the interpreter of an existing session. A session without an interpreter is removed. The lock is never held while
+    /// this process waits for an interpreter, which another cell may use for hours.
+    async fn resume(&self, mut record: Record) -> Result<Started, NotOpened> {
+        loop {
+            self.check(&record)?;
+            match self.client.use_interpreter(&self.name, self.proven()).await {
+                Err(DaemonError::NoInterpreter(_)) => {}
+                used => return Ok(used?),
             }
-            used => Ok(used?),
+            // A process that has just begun the session holds the lock until it has started the interpreter.
+            drop(self.lock().await?);
+            let error = match self.client.use_interpreter(&self.name, self.proven()).await {
+                Err(error @ DaemonError::NoInterpreter(_)) => error,
+                used => return Ok(used?),
+            };
+            let _lock = self.lock().await?;
+            match self.store.record(&self.name) {
+                // Another process has removed the session in the meantime, and begun it again.
+                Ok(other) if other.upper != record.upper => record = other,
+                Ok(_) => {
+                    self.client.remove(&self.name).await?;
+                    return Err(NotOpened::Lost(error.to_string()));
+                }
+                Err(StoreError::NotFound { .. }) => return Err(NotOpened::Lost(error.to_string())),
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
@@ -136,6 +147,15 @@ impl NamedSession<'_> {
         let about = &record.about;
         if let Some(excess) = self.execution.terms().exceeded_by(&about.spec, BACKEND) {
             return Err(NotOpened::Exceeds(excess));
+        }
+        if let Some(requested) = &self.execution.valid().intent.confinement.network
+            && !Terms::is_served_by(&about.spec, requested)
+        {
+            let text = match &about.spec.network {
+                Network::Egress(grants) => format!("it reaches only {}, and the request names other hosts", grants.join(", ")),
+                _ => "it has no network, and the request names hosts".to_owned(),
+            };
+            return Err(NotOpened::Exceeds(text));
         }
         let own = about.spec.grants.iter().find(|grant| grant.path == about.cwd).map(|grant| (&*grant.path, grant.access));
         let requested = workspace_of(self.execution.valid());
@@ -156,7 +176,7 @@ impl NamedSession<'_> {
         match self.store.record(&self.name) {
             Ok(record) => {
                 drop(lock);
-                return Ok((self.resume(&record).await?, false));
+                return Ok((self.resume(record).await?, false));
             }
             Err(StoreError::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),

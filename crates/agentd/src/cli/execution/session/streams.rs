@@ -3,7 +3,7 @@
 use super::super::super::writer::OutputPiece;
 use agentd_core::{Captured, ExecStreams};
 use agentd_isolation::HeadTail;
-use agentd_records::{ContentDigest, Digesting};
+use agentd_records::{ContentDigest, ContentHasher};
 use std::{
     collections::VecDeque,
     io,
@@ -147,7 +147,7 @@ pub(super) struct CellOutput {
     limit: u64,
     total: u64,
     live: bool,
-    digests: [Digesting; 2],
+    digests: [ContentHasher; 2],
     kept: [HeadTail; 2],
     /// Pieces that the caller has not received yet.
     pub waiting: VecDeque<OutputPiece>,
@@ -190,7 +190,7 @@ impl CellOutput {
 
     /// Returns the digests and the kept parts of both streams.
     pub fn finish(self) -> ([ContentDigest; 2], [Captured; 2]) {
-        (self.digests.map(Digesting::finish), self.kept.map(HeadTail::finish))
+        (self.digests.map(ContentHasher::finish), self.kept.map(HeadTail::finish))
     }
 }
 
