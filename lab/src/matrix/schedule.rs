@@ -144,11 +144,11 @@ mod tests {
 
     #[test]
     fn steps_of_a_lane_never_run_together() {
-        let (running, most) = (&AtomicUsize::new(0), &AtomicUsize::new(0));
+        let (running, max) = (&AtomicUsize::new(0), &AtomicUsize::new(0));
         let in_lane = |number: usize| {
             let step = step(&number.to_string(), None, &[], false);
             let run = move || {
-                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                max.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 thread::yield_now();
                 running.fetch_sub(1, Ordering::SeqCst);
                 (step.run)()
@@ -156,6 +156,6 @@ mod tests {
             Step { lane: Some(Lane::Root), run: Box::new(run), ..step }
         };
         assert_eq!(run((0..100).map(in_lane).collect(), 4, None).len(), 100);
-        assert_eq!(most.load(Ordering::SeqCst), 1);
+        assert_eq!(max.load(Ordering::SeqCst), 1);
     }
 }

@@ -60,8 +60,8 @@ impl Patterns {
     /// Returns the length of the longest suffix of the bytes that is a prefix of a secret.
     fn open_end(&self, bytes: &[u8]) -> usize {
         let starts = |pattern: &[u8]| {
-            let most = bytes.len().min(pattern.len().saturating_sub(1));
-            (1..=most).rev().find(|length| bytes.ends_with(&pattern[..*length])).unwrap_or(0)
+            let max = bytes.len().min(pattern.len().saturating_sub(1));
+            (1..=max).rev().find(|length| bytes.ends_with(&pattern[..*length])).unwrap_or(0)
         };
         self.0.iter().map(|pattern| starts(pattern)).max().unwrap_or(0)
     }
