@@ -52,7 +52,7 @@ fn work(state: &Mutex<StepState<'_>>, changed: &Condvar) {
     loop {
         let mut now = state.lock().unwrap_or_else(PoisonError::into_inner);
         let step = loop {
-            now.end_hopeless();
+            now.end_unstartable();
             if let Some(step) = now.next() {
                 break step;
             }
@@ -89,7 +89,7 @@ impl<'a> StepState<'a> {
     }
 
     /// Ends the waiting steps that need an asset that could not be built, and after the deadline all waiting steps.
-    fn end_hopeless(&mut self) {
+    fn end_unstartable(&mut self) {
         let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
         let hopeless = |step: &Step<'_>, broken: &BTreeSet<Asset>| late || step.needs.iter().any(|asset| broken.contains(asset));
         while let Some(index) = self.waiting.iter().position(|step| hopeless(step, &self.broken)) {

@@ -151,7 +151,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_gives_a_file_or_an_error(text in ".{0,200}") {
+        fn any_text_is_parsed_or_refused(text in ".{0,200}") {
             let _either = text.parse::<GrantFile>();
         }
     }
