@@ -42,14 +42,14 @@ pub fn decompress<'a>(mut stream: impl Read + 'a, bounds: &Bounds) -> io::Result
     } else {
         Box::new(whole)
     };
-    Ok(Bounded { inner: plain, left: bounds.total, most: bounds.total })
+    Ok(Bounded { inner: plain, left: bounds.total, max: bounds.total })
 }
 
 /// A reader that fails with [`UnpackError::TooLarge`] once it has read more than its limit.
 pub struct Bounded<R> {
     inner: R,
     left: u64,
-    most: u64,
+    max: u64,
 }
 
 impl<R: Read> Read for Bounded<R> {
@@ -57,7 +57,7 @@ impl<R: Read> Read for Bounded<R> {
         let read = self.inner.read(buffer)?;
         match self.left.checked_sub(read as u64) {
             Some(left) => self.left = left,
-            None => return Err(io::Error::other(UnpackError::TooLarge { bound: Bound::Total, most: self.most, path: None })),
+            None => return Err(io::Error::other(UnpackError::TooLarge { bound: Bound::Total, max: self.max, path: None })),
         }
         Ok(read)
     }

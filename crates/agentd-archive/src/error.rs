@@ -12,12 +12,12 @@ pub enum UnpackError {
     #[error("read the tar archive of the layer (plain, gzip or zstd): {0} — fetch or build the image again")]
     Archive(#[source] io::Error),
     /// The layer, or an archive that contains layers, exceeds a size limit.
-    #[error("size limit exceeded: more than {most} {bound}{} — split the layer, or use a smaller image", at_path(.path))]
+    #[error("size limit exceeded: more than {max} {bound}{} — split the layer, or use a smaller image", at_path(.path))]
     TooLarge {
         /// The limit that was exceeded.
         bound: Bound,
         /// The value of that limit.
-        most: u64,
+        max: u64,
         /// The entry that exceeded the limit, if the limit applies to single entries.
         path: Option<PathBuf>,
     },

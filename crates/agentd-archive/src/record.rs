@@ -83,7 +83,7 @@ pub fn for_each<E: From<UnpackError>>(
         let mut entry = entry.map_err(UnpackError::from_stream)?;
         count += 1;
         if count > bounds.entries {
-            return Err(UnpackError::TooLarge { bound: Bound::Entries, most: bounds.entries, path: None }.into());
+            return Err(UnpackError::TooLarge { bound: Bound::Entries, max: bounds.entries, path: None }.into());
         }
         match entry.header().entry_type() {
             EntryType::GNULongName => extension.path = Some(until_zero(contents(&mut entry, bounds)?)),
@@ -109,7 +109,7 @@ pub fn lossy(raw: &[u8]) -> PathBuf {
 fn contents(entry: &mut tar::Entry<'_, impl Read>, bounds: &Bounds) -> Result<Vec<u8>, UnpackError> {
     let size = entry.header().entry_size().map_err(UnpackError::Archive)?;
     if size > bounds.extension {
-        return Err(UnpackError::TooLarge { bound: Bound::Extension, most: bounds.extension, path: None });
+        return Err(UnpackError::TooLarge { bound: Bound::Extension, max: bounds.extension, path: None });
     }
     let mut bytes = Vec::new();
     entry.read_to_end(&mut bytes).map_err(UnpackError::from_stream)?;
@@ -156,7 +156,7 @@ fn record(header: &tar::Header, position: u64, extension: Extension, bounds: &Bo
         return Err(unsupported("data in an entry whose type has no data"));
     }
     if size > bounds.file {
-        return Err(UnpackError::TooLarge { bound: Bound::File, most: bounds.file, path: Some(lossy(&path)) });
+        return Err(UnpackError::TooLarge { bound: Bound::File, max: bounds.file, path: Some(lossy(&path)) });
     }
     let seconds = header.mtime().ok().and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(0);
     Ok(Record {

@@ -1,5 +1,5 @@
-//! Runs each check in its own child process, because the system call filter may kill the attacker. A check that SIGSYS ends
-//! counts as held. An attack that another signal ends proves nothing.
+//! Runs each check in its own child process, because the system call filter may kill the attacker. A check whose process
+//! SIGSYS kills counts as held. If another signal kills the process, the attack proves nothing.
 
 use crate::{
     all,

@@ -51,7 +51,7 @@ async fn client_elsewhere_that_sends_too_little_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn client_of_another_version_is_told_so_before_it_proves_anything() {
+async fn client_of_other_version_is_refused_before_key_proof() {
     let (mut client, mut theirs) = elsewhere();
     theirs.write_all(&encode(&Hello { version: VERSION - 1, nonce: Nonce::NONE }, 0).unwrap()).unwrap();
     let refused = Admission::new().request(&mut client).await;

@@ -27,7 +27,7 @@ pub struct LogFile {
     folder: OwnedFd,
     file: File,
     length: u64,
-    most: u64,
+    max: u64,
 }
 
 /// Returns the paths of the log of the daemon with the folder `folder`: the newer file and the older one. Either may be missing.
@@ -41,10 +41,10 @@ impl LogFile {
         Self::with_limit(folder, MAX_FILE_BYTES)
     }
 
-    fn with_limit(folder: &OwnedFd, most: u64) -> io::Result<Self> {
+    fn with_limit(folder: &OwnedFd, max: u64) -> io::Result<Self> {
         let file = open(folder)?;
         let length = file.metadata()?.len();
-        Ok(Self { folder: folder.try_clone()?, file, length, most })
+        Ok(Self { folder: folder.try_clone()?, file, length, max })
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -58,7 +58,7 @@ impl LogFile {
 impl Write for LogFile {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
         let kept = if record.len() > MAX_RECORD_BYTES { &record[..MAX_RECORD_BYTES] } else { record };
-        if self.length > 0 && self.length.saturating_add(kept.len() as u64) > self.most {
+        if self.length > 0 && self.length.saturating_add(kept.len() as u64) > self.max {
             self.rotate()?;
         }
         self.file.write_all(kept)?;

@@ -136,7 +136,7 @@ pub enum KeyRefusal {
     /// cannot ask such a client for a proof.
     #[error("presented no key — {}", share(.0))]
     None(PathBuf),
-    /// The client has another key.
+    /// The client has a different key.
     #[error("presented a wrong key — {}", share(.0))]
     Wrong(PathBuf),
     /// The client did not prove in time that it has the key.

@@ -53,7 +53,7 @@ struct Differences {
     compared: Option<SystemTime>,
 }
 
-/// What [`SharedWatch::keep`] writes.
+/// The content that [`SharedWatch::keep`] writes.
 struct Kept {
     pending: Report,
     /// The time of the last comparison, if processes may run that can change files after it.

@@ -210,7 +210,7 @@ fn causes(report: &Report) -> Vec<Cause> {
 }
 
 #[tokio::test]
-async fn interrupted_comparison_says_so_and_the_next_one_finds_the_change() {
+async fn interrupted_comparison_is_reported_and_next_one_finds_change() {
     let place = Place::new();
     let watched = place.shared().await;
     fs::write(place.path(".envrc"), "evil").unwrap();

@@ -61,8 +61,8 @@ fn oldest_of_the_most<O: Copy + Eq + Hash>(all: &[Waiter<O>]) -> usize {
     for waiter in all {
         *numbers.entry(waiter.origin).or_default() += 1;
     }
-    let most = numbers.values().max();
-    all.iter().position(|waiter| numbers.get(&waiter.origin) == most).unwrap_or(0)
+    let max = numbers.values().max();
+    all.iter().position(|waiter| numbers.get(&waiter.origin) == max).unwrap_or(0)
 }
 
 impl<O> WaitingSlot<'_, O> {

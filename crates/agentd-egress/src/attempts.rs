@@ -37,7 +37,7 @@ pub(crate) struct AttemptSocket {
 /// Takes over a raw socket of TCP or UDP.
 ///
 /// # Errors
-/// The descriptor is another kind of socket, or the event loop does not accept it.
+/// The descriptor is not a socket of this kind, or the event loop does not accept it.
 pub(crate) fn take_over(socket: OwnedFd) -> Result<AttemptSocket, GatewayError> {
     check_type(&socket, SocketType::RAW)?;
     let protocol = sockopt::socket_protocol(&socket).map_err(GatewayError::socket)?;

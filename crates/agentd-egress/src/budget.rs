@@ -94,14 +94,14 @@ impl Budget {
         delayed
     }
 
-    /// Returns how many of `most` bytes may be carried now.
-    fn allowance(&self, most: usize) -> usize {
+    /// Returns how many of `max` bytes may be carried now.
+    fn allowance(&self, max: usize) -> usize {
         if !self.limited {
-            return most;
+            return max;
         }
         let state = self.state();
         let now = self.rate.map_or(u64::MAX, |rate| if state.next <= Instant::now() { rate } else { 0 });
-        usize::try_from(now.min(state.left)).unwrap_or(usize::MAX).min(most)
+        usize::try_from(now.min(state.left)).unwrap_or(usize::MAX).min(max)
     }
 
     fn spend(&self, bytes: usize) {
@@ -172,15 +172,15 @@ impl Meter {
         }
     }
 
-    /// Returns how many of `most` bytes may be carried before the next wait.
-    pub(crate) fn allowance(&self, most: usize) -> usize {
-        self.budget.allowance(most)
+    /// Returns how many of `max` bytes may be carried before the next wait.
+    pub(crate) fn allowance(&self, max: usize) -> usize {
+        self.budget.allowance(max)
     }
 
-    /// Waits until at least one byte may be carried, and returns how many of `most` bytes may be.
-    pub(crate) async fn turn(&self, most: usize) -> usize {
+    /// Waits until at least one byte may be carried, and returns how many of `max` bytes may be.
+    pub(crate) async fn turn(&self, max: usize) -> usize {
         loop {
-            match self.allowance(most) {
+            match self.allowance(max) {
                 0 => self.wait().await,
                 some => return some,
             }

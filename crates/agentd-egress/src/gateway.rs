@@ -184,7 +184,7 @@ impl Gateway {
     /// Takes over one more listening TCP socket, or one more UDP socket, for a port that was granted later.
     ///
     /// # Errors
-    /// The descriptor is another kind of socket, another program could bind its port, or the gateway has stopped.
+    /// The descriptor is not a socket of these kinds, another program could bind its port, or the gateway has stopped.
     pub fn listen(&self, socket: OwnedFd) -> Result<(), GatewayError> {
         let socket = match sockopt::socket_type(&socket).map_err(GatewayError::socket)? {
             SocketType::DGRAM => NewSocket::Datagrams(listen::datagrams(socket)?),

@@ -82,7 +82,7 @@ impl GuestPort {
 
     /// Returns the maximum number of concurrent connections.
     pub fn flows(&self) -> usize {
-        self.connections.most
+        self.connections.max
     }
 
     /// Passes a connection to the gateway. A connection that does not fit, or that comes after the end of the gateway, is
@@ -120,7 +120,7 @@ impl Drop for ClosePort {
 pub(crate) struct Backlog<T> {
     waiting: Mutex<QueuedItems<T>>,
     added: Notify,
-    most: usize,
+    max: usize,
 }
 
 #[derive(Debug)]
@@ -130,8 +130,8 @@ struct QueuedItems<T> {
 }
 
 impl<T> Backlog<T> {
-    fn new(most: usize) -> Self {
-        Self { waiting: Mutex::new(QueuedItems { items: VecDeque::new(), closed: false }), added: Notify::new(), most }
+    fn new(max: usize) -> Self {
+        Self { waiting: Mutex::new(QueuedItems { items: VecDeque::new(), closed: false }), added: Notify::new(), max }
     }
 
     fn lock(&self) -> MutexGuard<'_, QueuedItems<T>> {
@@ -140,7 +140,7 @@ impl<T> Backlog<T> {
 
     fn push(&self, item: T) -> bool {
         let mut waiting = self.lock();
-        let fits = !waiting.closed && waiting.items.len() < self.most;
+        let fits = !waiting.closed && waiting.items.len() < self.max;
         if fits {
             waiting.items.push_back(item);
             drop(waiting);

@@ -10,15 +10,15 @@ fn name(text: &str) -> HostName {
     text.parse().unwrap()
 }
 
-/// A ClientHello with these extensions, in records of at most `most` bytes.
-pub(crate) fn made(extensions: &[(u16, Vec<u8>)], most: usize) -> Vec<u8> {
+/// A ClientHello with these extensions, in records of at most `max` bytes.
+pub(crate) fn made(extensions: &[(u16, Vec<u8>)], max: usize) -> Vec<u8> {
     let long = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
     let extensions: Vec<u8> =
         extensions.iter().flat_map(|(kind, data)| [&kind.to_be_bytes()[..], &long(data)].concat()).collect();
     let body = [&[3, 3][..], &[7; 32], &[0], &long(&[0x13, 1]), &[1, 0], &long(&extensions)].concat();
     let length = u32::try_from(body.len()).unwrap().to_be_bytes();
     let message = [&[CLIENT_HELLO], &length[1..], &body].concat();
-    message.chunks(most).flat_map(|part| [&[HANDSHAKE_RECORD, 3, 1][..], &long(part)].concat()).collect()
+    message.chunks(max).flat_map(|part| [&[HANDSHAKE_RECORD, 3, 1][..], &long(part)].concat()).collect()
 }
 
 /// The SNI extension with these entries.
@@ -46,8 +46,8 @@ fn message_in_many_records_is_read() {
     let extensions = [(43, vec![2, 3, 4]), sni(&[(0, b"API.example.com")])];
     let whole = decode(&made(&extensions, 10_000)).unwrap().unwrap();
     assert_eq!(whole.server_name, Some(name("api.example.com")));
-    for most in [1, 2, 3, 4, 5, 50] {
-        assert_eq!(decode(&made(&extensions, most)).unwrap().as_ref(), Some(&whole), "{most}");
+    for max in [1, 2, 3, 4, 5, 50] {
+        assert_eq!(decode(&made(&extensions, max)).unwrap().as_ref(), Some(&whole), "{max}");
     }
 }
 
@@ -107,9 +107,9 @@ fn endless_hello_is_refused_at_the_limit() {
 proptest! {
     #[test]
     fn changed_bytes_never_panic_and_more_bytes_never_change_a_decision(
-        at in 0_usize..400, value: u8, cut in 0_usize..400, most in 1_usize..200,
+        at in 0_usize..400, value: u8, cut in 0_usize..400, max in 1_usize..200,
     ) {
-        let mut bytes = made(&[sni(&[(0, b"api.example.com")]), (43, vec![0; 60])], most);
+        let mut bytes = made(&[sni(&[(0, b"api.example.com")]), (43, vec![0; 60])], max);
         let length = bytes.len();
         bytes[at % length] = value;
         let part = decode(&bytes[..cut.min(length)]);

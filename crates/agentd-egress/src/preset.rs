@@ -1,7 +1,7 @@
 //! Presets: named lists of grants for common tools, and what agent CLIs need in addition.
 //!
 //! Each preset is a file of `presets/`, which is compiled into the program. Presets grant public services only. A site with its
-//! own mirror writes a grant file instead (see [`crate::grant::GrantFile`]).
+//! own mirror writes a file of network grants instead (see [`crate::grant::GrantFile`]).
 
 use crate::{
     grant::{GrantError, NetGrants},
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 /// A named list of grants, and of secrets for the granted hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preset {
-    /// The name on the command line and in grant files.
+    /// The name on the command line and in files of network grants.
     pub name: &'static str,
     /// What the preset is for, in one line without a final stop.
     pub description: String,

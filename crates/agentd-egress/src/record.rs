@@ -46,7 +46,7 @@ pub struct RequestLine {
 
 impl RequestLine {
     pub(crate) fn new(method: &str, path: &str) -> Self {
-        let cut = |text: &str, most: usize| text.chars().take(most).collect();
+        let cut = |text: &str, max: usize| text.chars().take(max).collect();
         Self { method: cut(method, MAX_METHOD), path: cut(path, MAX_PATH) }
     }
 }

@@ -45,8 +45,8 @@ struct Held<'a> {
 }
 
 impl PipePool {
-    pub(crate) fn new(most: usize) -> Self {
-        Self { free: Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS)), spare: Mutex::default() }
+    pub(crate) fn new(max: usize) -> Self {
+        Self { free: Semaphore::new(max.clamp(1, Semaphore::MAX_PERMITS)), spare: Mutex::default() }
     }
 
     async fn take(&self) -> io::Result<Held<'_>> {
@@ -98,13 +98,13 @@ impl Direction<'_> {
             self.meter.wait().await;
             let held = self.pipes.take().await?;
             loop {
-                let most = self.meter.allowance(usize::try_from(left).unwrap_or(usize::MAX).min(MAX_IN_PIPE));
-                if most == 0 {
+                let max = self.meter.allowance(usize::try_from(left).unwrap_or(usize::MAX).min(MAX_IN_PIPE));
+                if max == 0 {
                     break;
                 }
                 // The pipe is empty, so "would block" concerns the socket.
                 let moved = self.from.try_io(Interest::READABLE, || {
-                    Ok(splice(self.from, None, &held.pipe.write, None, most, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
+                    Ok(splice(self.from, None, &held.pipe.write, None, max, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
                 });
                 match moved {
                     Ok(0) => {
@@ -149,8 +149,8 @@ impl Direction<'_> {
     pub(crate) async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             self.to.writable().await?;
-            let most = self.meter.turn(bytes.len()).await;
-            match self.to.try_write(&bytes[..most]) {
+            let max = self.meter.turn(bytes.len()).await;
+            match self.to.try_write(&bytes[..max]) {
                 Ok(written) => {
                     self.meter.spend(written);
                     self.meter.count(written);
@@ -181,10 +181,10 @@ impl Direction<'_> {
     }
 }
 
-/// Reads what has arrived, up to `most` bytes in the buffer. Returns false at the end of the stream.
-pub(crate) async fn read_some(from: &Socket, buffer: &mut Vec<u8>, most: usize) -> io::Result<bool> {
+/// Reads what has arrived, up to `max` bytes in the buffer. Returns false at the end of the stream.
+pub(crate) async fn read_some(from: &Socket, buffer: &mut Vec<u8>, max: usize) -> io::Result<bool> {
     const PART: usize = 4096;
-    let room = most.saturating_sub(buffer.len()).min(PART);
+    let room = max.saturating_sub(buffer.len()).min(PART);
     if room == 0 {
         return Err(io::ErrorKind::OutOfMemory.into());
     }

@@ -112,7 +112,7 @@ pub(crate) struct Client {
     pub(crate) wanted: SocketAddr,
 }
 
-/// What the bytes of a socket pair do not express about a connection in a virtual machine.
+/// The state of a connection in a virtual machine that the bytes of a socket pair cannot carry.
 struct GuestEnds {
     broken: oneshot::Receiver<String>,
     complete: watch::Sender<bool>,

@@ -22,7 +22,7 @@ const RESERVED: u32 = 256;
 /// The names of one sandbox, and their addresses.
 #[derive(Debug, Clone)]
 pub struct SyntheticNames {
-    most: u32,
+    max: u32,
     names: Vec<HostName>,
     positions: HashMap<HostName, u32>,
 }
@@ -37,11 +37,11 @@ pub struct SyntheticPair {
 }
 
 impl SyntheticNames {
-    /// Creates a table for at most `most` names, and never more than the IPv4 range holds.
-    pub fn new(most: usize) -> Self {
+    /// Creates a table for at most `max` names, and never more than the IPv4 range holds.
+    pub fn new(max: usize) -> Self {
         let range = u32::MAX >> SYNTHETIC_V4.prefix_len();
-        let most = u32::try_from(most).unwrap_or(u32::MAX).min(range - RESERVED);
-        Self { most, names: Vec::new(), positions: HashMap::new() }
+        let max = u32::try_from(max).unwrap_or(u32::MAX).min(range - RESERVED);
+        Self { max, names: Vec::new(), positions: HashMap::new() }
     }
 
     /// Returns the addresses of the name, and assigns them first if necessary. Returns `None` if the table is full.
@@ -49,7 +49,7 @@ impl SyntheticNames {
         if let Some(position) = self.positions.get(name) {
             return Some(pair(*position));
         }
-        let position = u32::try_from(self.names.len()).ok().filter(|position| *position < self.most)?;
+        let position = u32::try_from(self.names.len()).ok().filter(|position| *position < self.max)?;
         self.names.push(name.clone());
         self.positions.insert(name.clone(), position);
         Some(pair(position))
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn largest_table_stays_in_its_range() {
         let names = SyntheticNames::new(usize::MAX);
-        assert!(SYNTHETIC_V4.contains(&pair(names.most - 1).v4) && SYNTHETIC_V6.contains(&pair(names.most - 1).v6));
-        assert!(!SYNTHETIC_V4.contains(&pair(names.most).v4) || pair(names.most).v4 == SYNTHETIC_V4.broadcast());
+        assert!(SYNTHETIC_V4.contains(&pair(names.max - 1).v4) && SYNTHETIC_V6.contains(&pair(names.max - 1).v6));
+        assert!(!SYNTHETIC_V4.contains(&pair(names.max).v4) || pair(names.max).v4 == SYNTHETIC_V4.broadcast());
     }
 }

@@ -27,8 +27,8 @@ pub struct Reloaded {
 }
 
 impl Engine {
-    /// Loads policies and quotas again, and records in the audit log what has changed. What is not valid does not replace what is
-    /// in use, and is returned as an error. Intents that were submitted before keep their policies and quotas.
+    /// Loads policies and quotas again, and records in the audit log what has changed. A set that is not valid does not replace
+    /// the set in use, and its error is returned. Intents that were submitted before keep their policies and quotas.
     ///
     /// # Errors
     /// [`EngineError`] if a change cannot be recorded. The new configuration is in use then, and the next reload or start records

@@ -174,7 +174,7 @@ fn cut(text: &str) -> String {
     }
 }
 
-/// Refuses references, except those from outside of the definitions to a definition.
+/// Refuses every `$ref`, except one that is outside of `$defs` and names a definition in `$defs`. References cannot be recursive.
 fn refuse_references(schema: &Value) -> Result<(), SchemaError> {
     fn refuse(value: &Value, allowed: bool) -> Result<(), SchemaError> {
         let members = value.as_object().into_iter().flatten();

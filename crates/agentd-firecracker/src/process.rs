@@ -71,7 +71,7 @@ impl Process {
 
     /// Has the jail init mount a snapshot in Firecracker's root and make Firecracker's user the owner of the disk. May be called
     /// once.
-    pub(super) async fn show(&self, snapshot: &Path) -> Result<(), IsolationError> {
+    pub(super) async fn mount_snapshot(&self, snapshot: &Path) -> Result<(), IsolationError> {
         let failed = |source: io::Error| IsolationError::Io { context: "mount a snapshot in the jail".to_owned(), source };
         rustix::net::send(&self.control, snapshot.as_os_str().as_bytes(), SendFlags::NOSIGNAL).map_err(|e| failed(e.into()))?;
         let mut answer = [0; jail::SHOWN.len()];

@@ -133,7 +133,7 @@ impl Vm {
     pub(super) async fn load(&self, snapshot: &Path) -> Result<(), IsolationError> {
         let (from, to) = (snapshot.join(DISK), jail::root(&self.folder).join(DISK));
         blocking(move || disk::copy(&from, &to)).await?;
-        self.process.show(snapshot).await?;
+        self.process.mount_snapshot(snapshot).await?;
         let (state, memory) = (format!("{SNAPSHOT}/{STATE}"), format!("{SNAPSHOT}/{MEMORY}"));
         let load = SnapshotLoad { snapshot_path: &state, mem_backend: MemoryBackend::File(&memory), resume_vm: true };
         self.put("/snapshot/load", &load).await?;

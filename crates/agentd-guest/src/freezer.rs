@@ -104,7 +104,7 @@ impl Freezer {
     /// Thaws the file system, as soon as it is frozen. Never blocks; the returned receiver yields whether it stayed frozen until
     /// this request.
     pub(super) fn thaw(&self) -> Result<PendingResult, IsolationError> {
-        let ongoing = self.ongoing().take().ok_or_else(|| not_frozen("it is not frozen"))?;
+        let ongoing = self.ongoing().take().ok_or_else(|| not_frozen("the file system is not frozen"))?;
         // If the thread has ended, the file system is thawed already.
         ongoing.request_thaw.send(()).or_unreceived("request to thaw");
         Ok(ongoing.ended)
@@ -121,7 +121,7 @@ fn keep_frozen(
         Ok(file_system) => file_system,
         Err(error) => {
             frozen.send(Err(error.into())).or_unreceived("failure to freeze");
-            return Err(not_frozen("it could not be frozen"));
+            return Err(not_frozen("the file system could not be frozen"));
         }
     };
     frozen.send(Ok(())).or_unreceived("start of a freeze");

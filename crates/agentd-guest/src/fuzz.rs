@@ -118,9 +118,9 @@ pub fn mux(bytes: &[u8]) -> Result<usize, String> {
     }
     for (id, _) in &recv_streams {
         let waiting = mux.take(*id).unwrap_or_default().len();
-        let most = window(id.kind);
-        if waiting > most as usize {
-            return Err(format!("{waiting} bytes of a stream are buffered, over the window of {most}"));
+        let max = window(id.kind);
+        if waiting > max as usize {
+            return Err(format!("{waiting} bytes of a stream are buffered, over the window of {max}"));
         }
     }
     Ok(messages.get())

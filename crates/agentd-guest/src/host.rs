@@ -102,7 +102,7 @@ impl Guest {
             (connection.task.take(), connection.session.clone())
         };
         let Some(task) = task else {
-            return Err(IsolationError::Protocol("quiesce the guest: it is already quiesced or disconnected".to_owned()));
+            return Err(IsolationError::Protocol("quiesce the guest: the guest is already quiesced or disconnected".to_owned()));
         };
         self.pauses.send_modify(|pauses| pauses.quiesced = true);
         session.quiesce()?;

@@ -49,7 +49,7 @@ impl BackendKind for GuestBackendKind {
 }
 
 /// Creates sandboxes over one directory of a guest, and holds the copies of granted files.
-pub(super) struct Inside {
+pub(super) struct GuestRoot {
     backend: SharedKernelBackend<GuestBackendKind>,
     /// The directory that becomes the sandbox's root.
     pub(super) root: PathBuf,
@@ -57,7 +57,7 @@ pub(super) struct Inside {
     copies: Mutex<BTreeMap<u32, GuestCopy>>,
 }
 
-impl Inside {
+impl GuestRoot {
     pub(super) fn new(root: &Path) -> Arc<Self> {
         ROOT.get_or_init(|| root.to_path_buf());
         Arc::new(Self { backend: SharedKernelBackend::configured(root, ()), root: root.to_path_buf(), copies: Mutex::default() })

@@ -16,7 +16,7 @@ impl Guest {
     /// Returns true if changes of the sandbox are copied back to the host. Such a sandbox has no snapshots and forks:
     /// the host's files could be neither reset nor duplicated.
     pub(super) fn copies_back(&self) -> bool {
-        self.copies.as_ref().is_some_and(|copies| copies.pull())
+        self.copies.as_ref().is_some_and(|copies| copies.has_writable())
     }
 
     /// Applies the sandbox's changes in its copies to the host's files. A guest that violates the protocol or stalls is killed.

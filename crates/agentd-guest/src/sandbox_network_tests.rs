@@ -240,14 +240,14 @@ async fn guest_that_violates_the_rules_of_connections_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_the_guest_never_ends_are_bounded() {
     let mut guest = Networked::new(&[]).await;
-    let (most, to) = (guest.allowed().await, nowhere().await);
+    let (max, to) = (guest.allowed().await, nowhere().await);
     // The host refuses each connection at once, but the guest does not end its streams.
-    for number in 0..most {
+    for number in 0..max {
         guest.connect(number, to).await;
         assert!(!guest.down(number).await.1);
     }
     assert!(guest.sandbox.is_alive().await);
-    guest.connect(most, to).await;
+    guest.connect(max, to).await;
     let reason = guest.reason().await;
     assert!(reason.contains("opened more connections than it may"), "{reason}");
 }

@@ -3,7 +3,7 @@
 use super::{
     MachineIdentity,
     frame::{MAX_FROM_GUEST, MAX_TO_GUEST},
-    inside::Inside,
+    inside::GuestRoot,
     protocol::{AttachRequest, FromGuest, ToGuest, path},
     sanitize::Failure,
     sync::GuestCopy,
@@ -49,7 +49,7 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let guest = Inside::new(&root);
+    let guest = GuestRoot::new(&root);
     let mut served = None;
     let ended = connections(&mut accept, &guest, &mut served).await;
     end(served.as_ref()).await;
@@ -68,7 +68,7 @@ async fn end(served: Option<&ServedSandbox>) {
 }
 
 /// Serves connections until a shutdown is requested, and returns the last transport.
-async fn connections<A, F, R, W>(accept: &mut A, guest: &Arc<Inside>, served: &mut Option<ServedSandbox>) -> io::Result<(R, W)>
+async fn connections<A, F, R, W>(accept: &mut A, guest: &Arc<GuestRoot>, served: &mut Option<ServedSandbox>) -> io::Result<(R, W)>
 where
     A: FnMut() -> F,
     F: Future<Output = io::Result<(R, W)>>,
@@ -93,7 +93,12 @@ where
 }
 
 /// Reads the purpose of a connection, carries it out, and answers. Returns true if the connection is to be served.
-async fn attach<R, W>(reader: &mut R, writer: &mut W, guest: &Arc<Inside>, served: &mut Option<ServedSandbox>) -> io::Result<bool>
+async fn attach<R, W>(
+    reader: &mut R,
+    writer: &mut W,
+    guest: &Arc<GuestRoot>,
+    served: &mut Option<ServedSandbox>,
+) -> io::Result<bool>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -118,7 +123,7 @@ where
 async fn fill<R, W>(
     reader: &mut R,
     writer: &mut W,
-    guest: &Arc<Inside>,
+    guest: &Arc<GuestRoot>,
     (number, place, changes): (u32, PathBuf, bool),
 ) -> io::Result<bool>
 where
@@ -139,7 +144,7 @@ where
 
 async fn prepare(
     request: AttachRequest,
-    guest: &Arc<Inside>,
+    guest: &Arc<GuestRoot>,
     served: &mut Option<ServedSandbox>,
 ) -> Result<Vec<ControlReport>, IsolationError> {
     match (request, served) {
@@ -179,7 +184,7 @@ fn unexpected(reason: &str) -> IsolationError {
     IsolationError::Protocol(format!("attach to the guest: {reason}"))
 }
 
-/// Gives the machine its identity. The random seed comes first, because the other steps may need random numbers.
+/// Sets the identity of the machine. The random seed comes first, because the other steps may need random numbers.
 fn become_machine(identity: &MachineIdentity) -> Result<(), IsolationError> {
     machine_identity::seed(&identity.seed)?;
     identity.realtime_ns.map_or(Ok(()), machine_identity::set_clock)?;

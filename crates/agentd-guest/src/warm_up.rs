@@ -1,6 +1,6 @@
 //! Prepares an agent before its first request, so that the first request takes less time.
 
-use super::inside::Inside;
+use super::inside::GuestRoot;
 use agentd_core::{Command, IsolationError, Sandbox, SandboxSpec};
 use agentd_log::LogFailure as _;
 use std::path::Path;
@@ -15,7 +15,7 @@ const PROGRAM: &str = "/bin/true";
 /// # Errors
 /// Returns the error of creating or destroying the sandbox. A root without the program is not an error.
 pub async fn warm_up(root: &Path) -> Result<(), IsolationError> {
-    let sandbox = Inside::new(root).make(SandboxSpec::default(), None).await?.0;
+    let sandbox = GuestRoot::new(root).make(SandboxSpec::default(), None).await?.0;
     // A root without a working `/bin/true` may still contain other programs.
     let command = Command { argv: vec![PROGRAM.into()], ..Command::default() };
     sandbox.exec(command).await.or_debug("execute a program to load its files into the page cache", PROGRAM);

@@ -3,7 +3,7 @@
 use super::{
     frame::{CHUNK, MAX_FROM_GUEST, MAX_TO_GUEST, StreamId, StreamKind},
     freezer::{self, Freezer, ThawWaiter},
-    inside::Inside,
+    inside::GuestRoot,
     mux::{Mux, ReadNext},
     network::SandboxNetwork,
     protocol::{End, ExecRequest, FromGuest, ToGuest, path},
@@ -37,7 +37,7 @@ pub(super) enum ConnectionEnd {
 pub(super) struct ServedSandbox {
     pub(super) sandbox: Arc<SharedKernelSandbox>,
     /// The creator of the sandbox, which also holds the copies of granted files.
-    around: Arc<Inside>,
+    guest_root: Arc<GuestRoot>,
     freezer: Freezer,
     mux: Arc<Mux>,
     execs: HashMap<u32, mpsc::UnboundedSender<ExecControl>>,
@@ -55,14 +55,14 @@ enum ExecControl {
 impl ServedSandbox {
     /// Begins to serve a sandbox. The sockets of its gateway listen at these ports.
     pub(super) fn new(
-        around: Arc<Inside>,
+        guest_root: Arc<GuestRoot>,
         sandbox: Arc<SharedKernelSandbox>,
         (sockets, ports): (NamespaceSockets, Vec<u16>),
     ) -> Result<Self, IsolationError> {
-        let freezer = Freezer::new(&around.root, sandbox.frozen_flag());
+        let freezer = Freezer::new(&guest_root.root, sandbox.frozen_flag());
         let mux = Mux::new(MAX_FROM_GUEST, MAX_TO_GUEST);
         let network = SandboxNetwork::new(sockets, ports, mux.clone())?.map(Arc::new);
-        Ok(Self { sandbox, around, freezer, mux, execs: HashMap::new(), network })
+        Ok(Self { sandbox, guest_root, freezer, mux, execs: HashMap::new(), network })
     }
 
     /// Thaws the root's file system if it is frozen, because destroying the sandbox would otherwise block.
@@ -131,9 +131,9 @@ impl ServedSandbox {
             ToGuest::Changes { id, number, taken } => {
                 let to = mux.send_stream(StreamId { operation: id, kind: StreamKind::Output })?;
                 let running = self.execs.values().any(|running| !running.is_closed());
-                let around = self.around.clone();
+                let guest_root = self.guest_root.clone();
                 answer(mux, id, async move {
-                    changes(&around, (number, taken, running), to).await.map(|bytes| FromGuest::Done { id, bytes })
+                    changes(&guest_root, (number, taken, running), to).await.map(|bytes| FromGuest::Done { id, bytes })
                 });
             }
             ToGuest::Usage { id } => {
@@ -144,8 +144,8 @@ impl ServedSandbox {
                 machine_identity::set_clock(realtime_ns).or_warn("set the machine's clock", realtime_ns);
             }
             ToGuest::Probe { id } => {
-                let around = self.around.clone();
-                answer(mux, id, async move { around.probe().await.map(|evidence| FromGuest::Probed { id, evidence }) });
+                let guest_root = self.guest_root.clone();
+                answer(mux, id, async move { guest_root.probe().await.map(|evidence| FromGuest::Probed { id, evidence }) });
             }
             ToGuest::Freeze { id } => {
                 let result = self.freezer.freeze();
@@ -355,12 +355,12 @@ async fn read(
 
 /// Sends the changes in a copy.
 async fn changes(
-    around: &Inside,
+    guest_root: &GuestRoot,
     (number, taken, running): (u32, bool, bool),
     mut to: SendStream,
 ) -> Result<u64, IsolationError> {
     let none = || IsolationError::Protocol(format!("send the changes of a grant: no copy has the number {number}"));
-    let mut sender = around.copies().await.get_mut(&number).ok_or_else(none)?.changes(taken, running)?;
+    let mut sender = guest_root.copies().await.get_mut(&number).ok_or_else(none)?.changes(taken, running)?;
     let mut total = 0;
     while let Some(piece) = sender.next_piece()? {
         if to.write(&piece).await.is_err() {

@@ -140,7 +140,7 @@ impl PartialLayer<'_> {
             [] => refuse("symbolic link with an empty target"),
             link if link.contains(&0) => refuse("symbolic link whose target contains a NUL byte"),
             link if link.len() > self.bounds.path => {
-                Err(UnpackError::TooLarge { bound: Bound::Path, most: self.bounds.path as u64, path: Some(lossy(&record.path)) })
+                Err(UnpackError::TooLarge { bound: Bound::Path, max: self.bounds.path as u64, path: Some(lossy(&record.path)) })
             }
             _ => Ok(()),
         }
@@ -213,7 +213,7 @@ impl PartialLayer<'_> {
     fn remember(&mut self, name: Name, metadata: DirectoryMetadata) -> Result<(), UnpackError> {
         self.named += name.len();
         if self.named > self.bounds.directories {
-            return Err(UnpackError::TooLarge { bound: Bound::Directories, most: self.bounds.directories as u64, path: None });
+            return Err(UnpackError::TooLarge { bound: Bound::Directories, max: self.bounds.directories as u64, path: None });
         }
         self.directories.insert(name, metadata);
         Ok(())

@@ -1,35 +1,36 @@
-//! What a kernel reports about a cell.
+//! Reads and checks what the kernel of a session reports about a cell.
 
 use crate::frame::{FrameDecoder, MAX_FRAME};
 use agentd_records::{ContentDigest, ContentHasher};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// The most bytes of reports that are kept of a cell. The digest covers all of them.
+/// The maximum number of bytes of a cell's reports that are kept. The digest also covers the bytes that are not kept.
 const MAX_KEPT: usize = 8 << 20;
 
-/// The most values that a cell may display.
+/// The maximum number of displayed values that are kept of a cell.
 const MAX_DISPLAYS: usize = 256;
 
-/// The most levels, and the most values, of a form. A form with more is not kept: indented, it would be many times as long.
+/// The maximum nesting, and the maximum number of JSON values, of the forms of a cell. A form that exceeds one of them is not
+/// kept, because its indented text could be many times as long.
 const MAX_LEVELS: usize = 72;
 const MAX_VALUES: usize = 300_000;
 
-/// The forms of a value, by MIME type. Texts are as they are, and images are in base64.
+/// The forms of a value, by MIME type. Texts are not encoded, and images are in base64.
 pub type Forms = Map<String, Value>;
 
-/// The reason why a kernel is no longer trusted to report anything: its session is lost.
+/// The rule of the protocol that a kernel violated. Its session is lost, because its reports can no longer be trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KernelViolation {
     /// The length of a frame is not a number, or above the limit.
-    #[error("it sent a frame without a length of at most {MAX_FRAME} bytes")]
+    #[error("a frame does not begin with a length of at most {MAX_FRAME} bytes")]
     Length,
     /// The frame is not a report.
-    #[error("it sent a frame that is not a report")]
+    #[error("a frame is not a report")]
     NoReport,
     /// The report belongs to another cell, or follows the end of the cell.
-    #[error("it sent a report about a cell that does not run")]
+    #[error("a report concerns a cell that does not run")]
     OtherCell,
 }
 
@@ -37,11 +38,11 @@ pub enum KernelViolation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CellStatus {
-    /// All of it was executed.
+    /// The cell was executed to its end.
     Ok,
-    /// It ended with an error.
+    /// The cell ended with an error.
     Error,
-    /// A signal ended it.
+    /// A signal ended the cell.
     Interrupted,
 }
 
@@ -50,22 +51,22 @@ pub enum CellStatus {
 pub struct CellEnd {
     /// How the cell ended.
     pub status: CellStatus,
-    /// The exit code of its last command, or 0 or 1.
+    /// In Bash, the exit code of the cell's last command. In other languages, 1 after an error and otherwise 0.
     pub exit_code: u8,
 }
 
 /// An error that ended a cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CellError {
-    /// The name of its type.
+    /// The name of the error's type.
     pub name: String,
-    /// Its message.
+    /// The message.
     pub value: String,
-    /// Where it occurred.
+    /// The stack trace as text.
     pub traceback: String,
 }
 
-/// What a cell has reported. All of it comes from the sandbox.
+/// The reports of a cell. All values come from the sandbox.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct CellReport {
     /// The value of the last expression.
@@ -176,7 +177,8 @@ impl CellReader {
     }
 }
 
-/// Returns the number of values in this one and before it. `None` if there are too many, or more than `levels` levels.
+/// Returns `before` plus the number of JSON values in `value`. `None` if the sum is too large, or `value` has more than `levels`
+/// levels.
 fn counted(value: &Value, levels: usize, before: usize) -> Option<usize> {
     let levels = levels.checked_sub(1)?;
     let before = Some(before + 1).filter(|number| *number < MAX_VALUES)?;

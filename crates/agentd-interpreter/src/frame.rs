@@ -3,10 +3,10 @@
 use crate::cell::KernelViolation;
 use data_encoding::BASE64;
 
-/// The longest frame of a kernel in bytes, without its length.
+/// The maximum size of a frame from a kernel, in bytes. The digits of its length do not count.
 pub const MAX_FRAME: usize = 8 << 20;
 
-/// The most digits of a length.
+/// The maximum number of digits of a length.
 const MAX_DIGITS: usize = 8;
 
 /// Returns the frame that executes a cell. The source is encoded, so that a shell without a JSON parser can read it.
@@ -17,7 +17,7 @@ pub fn request(cell: u32, source: &str) -> Vec<u8> {
     frame
 }
 
-/// Collects the bytes of a kernel into frames. Holds at most one incomplete frame, and what was received with it.
+/// Splits the bytes from a kernel into frames. Holds at most one incomplete frame, and the bytes that were received with it.
 #[derive(Debug, Default)]
 pub(crate) struct FrameDecoder {
     received: Vec<u8>,
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn length_that_is_no_number_or_above_the_limit_is_a_violation() {
+    fn length_that_is_not_a_number_or_above_the_limit_is_a_violation() {
         for bytes in [&b"x"[..], b"\n", b"-1\n", b"+1\n", b"1 \n", b"123456789", b"99999999\n", b"8388609\n", b"\xff\n"] {
             assert_eq!(frames(&[bytes]), Err(KernelViolation::Length), "{bytes:?}");
         }

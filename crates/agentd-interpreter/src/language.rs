@@ -16,7 +16,7 @@ pub enum Language {
     Bash,
 }
 
-/// There are no sessions in this language.
+/// The error for a language without sessions.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("language {0:?} has no sessions — use python, node or bash")]
 pub struct UnknownLanguage(pub String);

@@ -93,9 +93,9 @@ async fn supervisor_flooding_an_exec_with_events_has_its_sandbox_killed() {
 async fn usage_reported_by_supervisor_saturates() {
     let (connection, reader, theirs, mut child) = impostor();
     let (id, mut events) = connection.listen();
-    let most = ExecUsage { user_us: u64::MAX, system_us: u64::MAX, max_rss_kib: u64::MAX };
+    let max = ExecUsage { user_us: u64::MAX, system_us: u64::MAX, max_rss_kib: u64::MAX };
     for id in [id + 1, id] {
-        send(theirs.as_fd(), &Event::Ended { id, status: 0, usage: most, process_limit: false }, &[]).unwrap();
+        send(theirs.as_fd(), &Event::Ended { id, status: 0, usage: max, process_limit: false }, &[]).unwrap();
     }
     assert!(matches!(events.recv().await, Some(ExecEvent::Ended { .. })));
     assert_eq!(connection.usage().peak_memory, u64::MAX);

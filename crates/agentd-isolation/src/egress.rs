@@ -36,7 +36,7 @@ use std::{collections::BTreeSet, ffi::OsString};
 /// message.
 const MAX_PORTS: usize = 24;
 
-/// Returns the network grants of a network; `None` if the network is of another kind.
+/// Returns the network grants of a network; `None` if the network is not [`Network::Egress`].
 ///
 /// # Errors
 /// [`IsolationError::Invalid`] for a text that is not a network grant, and for network grants that cannot be enforced.
@@ -69,7 +69,7 @@ pub fn changed(network: &Network, allow: &[String], revoke: &[String]) -> Result
     if let Some(unknown) = revoke.iter().find(|revoked| !grants.contains(revoked)) {
         let known: Vec<_> = grants.iter().map(ToString::to_string).collect();
         let remedy = match known.join(", ") {
-            none if none.is_empty() => "it has no network grants, so omit --revoke".to_owned(),
+            none if none.is_empty() => "omit --revoke, because the sandbox has no network grants".to_owned(),
             known => format!("revoke one of its network grants: {known}"),
         };
         return Err(refused(&format!("the sandbox has no network grant {unknown} — {remedy}")));
@@ -156,7 +156,7 @@ pub(crate) fn settings(spec: &SandboxSpec) -> Result<Option<EgressSettings>, Iso
     Ok(Some(EgressSettings { gateway, trust, environment }))
 }
 
-/// Returns the network grants of a spec; `None` if the network is of another kind, for which there are no secrets.
+/// Returns the network grants of a spec; `None` if the network is not [`Network::Egress`]: only granted hosts can have secrets.
 fn of_spec(spec: &SandboxSpec) -> Result<Option<NetGrants>, IsolationError> {
     if matches!(spec.writable, Writable::KeptLayers(_)) {
         check_layered(spec)?;

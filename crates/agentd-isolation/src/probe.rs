@@ -189,7 +189,7 @@ fn ending(outcome: &Outcome) -> String {
     match (outcome.exit_code, outcome.signal) {
         (Some(code), _) => format!("the command ended with exit code {code}"),
         (None, Some(signal)) => format!("signal {signal} ended the command"),
-        (None, None) => "it is not known how the command ended".to_owned(),
+        (None, None) => "the reason for the end of the command is unknown".to_owned(),
     }
 }
 

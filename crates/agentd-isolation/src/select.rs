@@ -56,12 +56,12 @@ async fn choose<N: AsRef<str>>(
     tie: TieBreak,
     proofs: &Arc<Proofs>,
 ) -> Result<Choice, IsolationError> {
-    let most: u32 = Claim::ALL.into_iter().map(Claim::score).sum();
+    let max: u32 = Claim::ALL.into_iter().map(Claim::score).sum();
     let mut missing = claims.to_vec();
     let mut best: Option<(Rank, Choice)> = None;
     for Candidate { name, backend, own } in candidates(registry, work_root, names, tie) {
         let startup = backend.traits().startup;
-        let can_win = best.as_ref().is_none_or(|(best, _)| Rank { score: most, startup }.beats(*best, tie));
+        let can_win = best.as_ref().is_none_or(|(best, _)| Rank { score: max, startup }.beats(*best, tie));
         if own && !can_win {
             continue;
         }

@@ -18,7 +18,7 @@ const MAX_QUEUE_BYTES: usize = 2 * protocol::MAX_REQUEST;
 /// The reason why a request was neither sent nor queued.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PushError {
-    #[error("its queue of requests is full")]
+    #[error("the queue of requests to the supervisor is full")]
     Full,
     #[error(transparent)]
     Channel(#[from] ChannelError),

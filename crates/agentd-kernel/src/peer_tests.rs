@@ -123,7 +123,7 @@ fn peer_outside_this_pid_namespace_is_elsewhere() {
 }
 
 #[test]
-fn peer_in_another_namespace_that_hides_no_payload_is_beside() {
+fn peer_in_other_mount_net_ipc_or_cgroup_namespace_differs() {
     // An unprivileged user cannot create such a namespace without a user namespace.
     if root() {
         for (option, kind) in [("--mount", "mnt"), ("--net", "net"), ("--ipc", "ipc"), ("--cgroup", "cgroup")] {

@@ -196,7 +196,7 @@ fn above_path(path: &str) -> Result<Vec<String>, Denial> {
     let rest = path.strip_prefix('/').ok_or_else(|| invalid(format!("path {path:?}: not absolute")))?;
     let plain = |part: &str| !matches!(part, "" | "." | "..");
     if !rest.is_empty() && !rest.split('/').all(plain) {
-        return Err(invalid(format!("path {path:?}: it has an empty part, '.' or '..'")));
+        return Err(invalid(format!("path {path:?}: has an empty component, '.' or '..'")));
     }
     let ends = path.match_indices('/').map(|(end, _)| if end == 0 { "/" } else { &path[..end] });
     let mut above: Vec<_> = ends.filter(|above| *above != path).map(str::to_owned).collect();

@@ -1,11 +1,11 @@
 //! Decides what a principal may do: policies in the language Cedar, decisions, and the obligations that come with a permission.
 //!
-//! 1. [`Vocabulary`] is what policies may name: capabilities with their parameters (`parameter`), and backends. The Cedar schema
-//!    follows from it.
+//! 1. [`Vocabulary`] has the names that policies may use: capabilities with their parameters (`parameter`), and backends. The
+//!    Cedar schema is derived from the vocabulary.
 //! 2. [`PolicySet`] is a set of policies that were read from a folder that nobody else may change ([`read_folder`]) and validated
 //!    (`parse`).
 //! 3. [`PolicySet::decide`] turns a [`PolicyRequest`] into entities and a context (`facts`), and returns a [`PolicyDecision`]
-//!    with the [`Obligations`] of all permits that determined it. Whatever fails, denies.
+//!    with the [`Obligations`] of all permits that determined it. A request is denied if any step fails.
 //! 4. [`Obligations::apply`] compares what a caller requests with what the policies permit.
 //! 5. [`LivePolicies`] reloads sets, and compares the enforced set with a shadow set.
 //!

@@ -35,14 +35,14 @@ pub struct PolicySets {
     pub enforced: PolicySet,
     /// The set whose decisions are compared, never enforced.
     pub shadow: Option<PolicySet>,
-    /// True if the enforced set is the policy for one developer, because the folder does not exist.
+    /// True if the enforced set is the default policy, because the folder does not exist.
     pub is_default: bool,
 }
 
 /// The meaning of a missing folder of policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfMissing {
-    /// No policies were written: the policy for one developer is enforced.
+    /// No policies were written: the default policy is enforced.
     UseDefault,
     /// The policies were lost: loading them is an error.
     Fail,

@@ -70,7 +70,7 @@ impl ParameterRecord {
     /// Returns the values as Cedar sees them.
     ///
     /// # Errors
-    /// A value is missing, has another type, or is not declared.
+    /// [`WrongParameter`] for a value that is missing, has a wrong type, or is not declared.
     pub(crate) fn value(&self, values: &Map<String, Value>) -> Result<RestrictedExpression, WrongParameter> {
         self.value_at(values, "")
     }
@@ -79,12 +79,12 @@ impl ParameterRecord {
         let below = |name: &str| format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"));
         let wrong = |name: &str, problem| Err(WrongParameter { pointer: below(name), problem });
         if let Some(unknown) = values.keys().find(|name| !self.open && !self.members.contains_key(*name)) {
-            return wrong(unknown, "the capability does not declare it");
+            return wrong(unknown, "not declared by the capability");
         }
         let mut pairs = Vec::new();
         for (name, (is, required)) in &self.members {
             match values.get(name) {
-                None | Some(Value::Null) if *required && *is != ParameterType::Hidden => return wrong(name, "it is missing"),
+                None | Some(Value::Null) if *required && *is != ParameterType::Hidden => return wrong(name, "missing"),
                 None | Some(Value::Null) => {}
                 Some(value) => pairs.extend(is.value(value, &below(name))?.map(|value| (name.clone(), value))),
             }
@@ -141,19 +141,19 @@ impl ParameterType {
             (Self::Hidden, _) => return Ok(None),
             (Self::Text, Value::String(text)) => RestrictedExpression::new_string(text.clone()),
             (Self::Integer, Value::Number(number)) => {
-                let number = number.as_i64().ok_or_else(|| wrong("it is not an integer of 64 bits"))?;
+                let number = number.as_i64().ok_or_else(|| wrong("not an integer of 64 bits"))?;
                 RestrictedExpression::new_long(number)
             }
             (Self::Flag, Value::Bool(flag)) => RestrictedExpression::new_bool(*flag),
             (Self::List(items), Value::Array(values)) => {
                 let each = values.iter().enumerate().map(|(index, value)| {
                     let pointer = format!("{pointer}/{index}");
-                    items.value(value, &pointer)?.ok_or(WrongParameter { pointer, problem: "policies cannot see it" })
+                    items.value(value, &pointer)?.ok_or(WrongParameter { pointer, problem: "not visible to policies" })
                 });
                 RestrictedExpression::new_set(each.collect::<Result<Vec<_>, _>>()?)
             }
             (Self::Record(record), Value::Object(values)) => record.value_at(values, pointer)?,
-            _ => return Err(wrong("it has another type than the capability declares")),
+            _ => return Err(wrong("not of the type that the capability declares")),
         }))
     }
 }
@@ -192,13 +192,13 @@ mod tests {
         let value = |value: Value| record().value(value.as_object().unwrap()).map(|_| ()).map_err(|error| error.to_string());
         assert_eq!(value(json!({ "command": "x", "count": null, "ratio": 0.5, "token": 1, "inner": { "other": 1 } })), Ok(()));
         for (wrong, problem) in [
-            (json!({}), "parameter /command: it is missing"),
-            (json!({ "command": null }), "parameter /command: it is missing"),
-            (json!({ "command": 1 }), "parameter /command: it has another type than the capability declares"),
-            (json!({ "command": "x", "count": 1.5 }), "parameter /count: it is not an integer of 64 bits"),
-            (json!({ "command": "x", "count": u64::MAX }), "parameter /count: it is not an integer of 64 bits"),
-            (json!({ "command": "x", "argv": ["a", 1] }), "parameter /argv/1: it has another type than the capability declares"),
-            (json!({ "command": "x", "a/b": 1 }), "parameter /a~1b: the capability does not declare it"),
+            (json!({}), "parameter /command: missing"),
+            (json!({ "command": null }), "parameter /command: missing"),
+            (json!({ "command": 1 }), "parameter /command: not of the type that the capability declares"),
+            (json!({ "command": "x", "count": 1.5 }), "parameter /count: not an integer of 64 bits"),
+            (json!({ "command": "x", "count": u64::MAX }), "parameter /count: not an integer of 64 bits"),
+            (json!({ "command": "x", "argv": ["a", 1] }), "parameter /argv/1: not of the type that the capability declares"),
+            (json!({ "command": "x", "a/b": 1 }), "parameter /a~1b: not declared by the capability"),
         ] {
             assert_eq!(value(wrong), Err(problem.to_owned()));
         }

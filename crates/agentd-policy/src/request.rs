@@ -9,7 +9,7 @@ use std::{fmt, net::IpAddr};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyRequest {
-    /// The principal that requests.
+    /// The principal that makes the request.
     pub principal: PolicyPrincipal,
     /// The name of the capability, such as `shell.exec.v1`.
     pub capability: String,
@@ -29,7 +29,7 @@ pub struct PolicyRequest {
     pub source: RequestSource,
 }
 
-/// The principal that requests. The transport states the principal; the request itself cannot.
+/// The principal that makes a request. The transport states the principal; the request itself cannot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyPrincipal {
@@ -51,7 +51,7 @@ pub struct PolicyPrincipal {
 pub enum PrincipalKind {
     /// A person, or an account of the operating system.
     User,
-    /// A program that acts by a language model.
+    /// A program that a language model controls.
     Agent,
     /// Another program.
     Service,

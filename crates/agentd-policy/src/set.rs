@@ -19,7 +19,7 @@ use std::{
     path::Path,
 };
 
-/// The policy for one developer, which holds as long as nobody writes another.
+/// The default policy, which holds if no other policy exists. It is made for one developer.
 const DEFAULT: &str = include_str!("default.cedar");
 
 /// A set of valid policies. The policies are parsed once; a decision parses nothing.
@@ -56,7 +56,7 @@ impl PolicySet {
         Self::parse(&[read_file(file)?], vocabulary)
     }
 
-    /// Returns the policy for one developer ([`PolicySet::default_text`]).
+    /// Returns the default policy ([`PolicySet::default_text`]).
     ///
     /// # Errors
     /// As for [`PolicySet::parse`].
@@ -65,7 +65,7 @@ impl PolicySet {
         Self::parse(&[file], vocabulary)
     }
 
-    /// Returns the text of the policy for one developer.
+    /// Returns the text of the default policy.
     pub fn default_text() -> &'static str {
         DEFAULT
     }

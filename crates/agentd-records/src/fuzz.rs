@@ -71,7 +71,7 @@ pub fn tiles(bytes: &[u8]) -> Result<usize, String> {
     let mut valid = 0;
     if let Ok(hashes) = tile::hashes(bytes) {
         if hashes.iter().flat_map(|Hash(hash)| hash).ne(bytes) {
-            return Err("a tile became another".to_owned());
+            return Err("a tile changed when it was decoded and encoded again".to_owned());
         }
         valid += hashes.len();
     }
@@ -80,7 +80,7 @@ pub fn tiles(bytes: &[u8]) -> Result<usize, String> {
     for (count, entry) in (1..).zip(&entries) {
         tile::append_entry(&mut again, entry);
         if FileKind::Entries.prefix(bytes, count) != Some(again.len()) {
-            return Err(format!("{count} entries have another length"));
+            return Err(format!("{count} entries have a different length when they are encoded again"));
         }
         if let Ok(leaf) = Leaf::parse(entry) {
             let bytes = leaf.to_bytes().map_err(|error| error.to_string())?;

@@ -179,18 +179,18 @@ impl SignedNote {
     /// [`NoteError::Note`].
     pub fn parse(bytes: &[u8]) -> Result<Self, NoteError> {
         if bytes.len() > MAX_NOTE {
-            return Err(NoteError::Note("it is longer than 128 KiB"));
+            return Err(NoteError::Note("longer than 128 KiB"));
         }
-        let note = std::str::from_utf8(bytes).map_err(|_| NoteError::Note("it is not UTF-8"))?;
+        let note = std::str::from_utf8(bytes).map_err(|_| NoteError::Note("not UTF-8"))?;
         if note.bytes().any(|byte| byte < b' ' && byte != b'\n') {
-            return Err(NoteError::Note("it contains a control character"));
+            return Err(NoteError::Note("contains a control character"));
         }
         let end = note.rfind("\n\n").ok_or(NoteError::Note("no empty line before the signatures"))?;
         let (text, lines) = (&note[..=end], &note[end + 2..]);
         let lines = lines.strip_suffix('\n').ok_or(NoteError::Note("the last line has no end, or there is no signature"))?;
         let signatures = lines.split('\n').map(signature).collect::<Result<Vec<_>, _>>()?;
         if signatures.len() > MAX_SIGNATURES {
-            return Err(NoteError::Note("it has more than 32 signatures"));
+            return Err(NoteError::Note("more than 32 signatures"));
         }
         Ok(Self { text: text.to_owned(), signatures })
     }

@@ -98,13 +98,13 @@ pub enum StoreError {
     },
     /// A fork would stack layers from too many volumes.
     #[error(
-        "fork sandbox {name}: its layers are in {most} volumes, the maximum — fork one of the sandboxes that it was forked from"
+        "fork sandbox {name}: its layers are in {max} volumes, the maximum — fork one of the sandboxes that it was forked from"
     )]
     TooDeep {
         /// The sandbox to be forked.
         name: Name,
         /// The maximum number of volumes.
-        most: usize,
+        max: usize,
     },
     /// A layer of a sandbox is missing.
     #[error(

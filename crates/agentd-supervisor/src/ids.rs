@@ -68,7 +68,7 @@ fn of_a_view(pid: i32, privileged: bool) -> ChosenIdMap {
 fn map_root(plan: &SandboxPlan, root: &RootPlan, pid: i32) -> Result<ChosenIdMap, ControlError> {
     let caller = IdMap::caller().as_root();
     let only = |why: String| format!("uid 0 in the sandbox is the caller's host uid, and no other id is mapped: {why}");
-    let found = may_have_more(root).map_err(str::to_owned).and_then(|()| Subordinate::of_caller());
+    let found = may_map_subordinate_ids(root).map_err(str::to_owned).and_then(|()| Subordinate::of_caller());
     let (subordinate, lease) = match found {
         Ok(subordinate) => {
             let lease = subordinate.lease();
@@ -100,7 +100,7 @@ fn map_root(plan: &SandboxPlan, root: &RootPlan, pid: i32) -> Result<ChosenIdMap
 
 /// Checks that files written in the sandbox may belong to ids other than the caller's; the error is the reason. Files that
 /// outlive the sandbox must belong to the caller, because the caller could not remove them otherwise.
-fn may_have_more(root: &RootPlan) -> Result<(), &'static str> {
+fn may_map_subordinate_ids(root: &RootPlan) -> Result<(), &'static str> {
     if root.grants.iter().any(|grant| grant.access == Access::ReadWrite) {
         return Err("files in a writable grant must belong to the caller");
     }

@@ -95,7 +95,7 @@ fn leader(thread: i32) -> Option<i32> {
             return Some(process);
         }
         let above = Process::open(parent)?;
-        // After a parent has ended, its id may belong to another process. The kernel gives the child another parent.
+        // After a parent has ended, its id may belong to another process. The kernel then assigns the child to a new parent.
         if below.ids()? != (process, parent) {
             return None;
         }

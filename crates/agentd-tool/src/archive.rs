@@ -79,9 +79,9 @@ pub(crate) fn archive(resolver: &Resolver, request: &ArchiveRequest) -> Result<A
 impl From<UnpackError> for ToolError {
     fn from(error: UnpackError) -> Self {
         match error {
-            UnpackError::TooLarge { bound, most, .. } => Self::new(
+            UnpackError::TooLarge { bound, max, .. } => Self::new(
                 ErrorCode::Limit,
-                format!("archive: more than {most} {bound} — it may be a decompression bomb; raise `max_bytes` if it is not"),
+                format!("archive: more than {max} {bound} — it may be a decompression bomb; raise `max_bytes` if it is not"),
             ),
             UnpackError::Unsupported { path, what } => {
                 Self::new(ErrorCode::Malformed, format!("archive: {path:?}: {what} is not supported — extract it by a command"))

@@ -32,7 +32,7 @@ pub enum ErrorCode {
     NotFound,
     /// The file exists already.
     AlreadyExists,
-    /// The file has another kind than the operation needs: for example, a directory or a FIFO instead of a regular file.
+    /// The file is not of the kind that the operation needs: for example, a directory or a FIFO instead of a regular file.
     WrongKind,
     /// The permissions do not allow the operation, or the file system is read-only.
     PermissionDenied,

@@ -84,7 +84,7 @@ async fn last(
     end: Instant,
 ) -> Result<(FetchResult, Vec<u8>), ToolError> {
     let (head, mut body) = response.into_parts();
-    let most = usize::try_from(limits::READ.of(request.max_bytes)).unwrap_or(usize::MAX);
+    let max = usize::try_from(limits::READ.of(request.max_bytes)).unwrap_or(usize::MAX);
     let (mut content, mut truncated) = (Vec::new(), None);
     loop {
         let frame = match timeout_at(end, body.frame()).await {
@@ -97,7 +97,7 @@ async fn last(
         };
         // Trailers are left out.
         let Ok(data) = frame.into_data() else { continue };
-        let kept = data.len().min(most - content.len());
+        let kept = data.len().min(max - content.len());
         content.extend_from_slice(&data[..kept]);
         if kept < data.len() {
             truncated = Some(Truncation::Bytes);

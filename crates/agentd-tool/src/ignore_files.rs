@@ -147,9 +147,9 @@ fn parse(directory: &OwnedFd, name: &OsStr) -> Result<Option<Gitignore>, Errno> 
         Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
         Err(errno) => return Err(errno),
     };
-    let (mut bytes, most) = (Vec::new(), limits::PATTERN as u64);
-    file.take(most + 1).read_to_end(&mut bytes).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-    if bytes.len() as u64 > most {
+    let (mut bytes, max) = (Vec::new(), limits::PATTERN as u64);
+    file.take(max + 1).read_to_end(&mut bytes).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    if bytes.len() as u64 > max {
         return Err(Errno::FBIG);
     }
     let mut builder = GitignoreBuilder::new("");

@@ -19,13 +19,13 @@ pub(crate) fn list(resolver: &Resolver, request: &ListRequest) -> Result<ListRes
     let path = request.path.as_bytes();
     let directory = resolver.resolve("list", path, LastLink::Follow)?.open_directory("list", path)?;
     let depth = request.depth.unwrap_or(1).clamp(1, limits::DEPTH);
-    let most = limits::ENTRIES.of(request.max_entries);
+    let max = limits::ENTRIES.of(request.max_entries);
     let walk = Walk::new(&request.filter, depth, Deadline::of(request.time_ms))?;
     let (mut entries, mut bytes) = (Vec::new(), 0);
     let (left_out, truncated) = walk.run(&directory, resolver.boundary(), &mut |found| {
         let entry = entry(found);
         bytes += entry.path.0.len() + entry.target.as_ref().map_or(0, |target| target.0.len());
-        if entries.len() as u64 >= most {
+        if entries.len() as u64 >= max {
             return ControlFlow::Break(Truncation::Count);
         }
         if bytes > MAX_PATHS {

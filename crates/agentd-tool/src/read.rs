@@ -19,15 +19,15 @@ pub(crate) fn read(resolver: &Resolver, request: &ReadRequest) -> Result<(ReadRe
     let path = request.path.as_bytes();
     let place = resolver.resolve("read", path, LastLink::Follow)?;
     let (file, stat) = place.open_regular("read", path, OFlags::RDONLY)?;
-    let most = limits::READ.of(request.max_bytes);
+    let max = limits::READ.of(request.max_bytes);
     let failed = |error: io::Error| failed(path, &error);
     let part = match request.range {
-        None => bytes(file, 0, None, most).map_err(failed)?,
-        Some(ReadRange::Bytes { offset, length }) => bytes(file, offset, length, most).map_err(failed)?,
+        None => bytes(file, 0, None, max).map_err(failed)?,
+        Some(ReadRange::Bytes { offset, length }) => bytes(file, offset, length, max).map_err(failed)?,
         Some(ReadRange::Lines { first: 0, .. }) => {
             return Err(ToolError::at(ErrorCode::Invalid, "read", path, "the first line has the number 1 — count from 1"));
         }
-        Some(ReadRange::Lines { first, count }) => lines(file, first, count, most).map_err(failed)?,
+        Some(ReadRange::Lines { first, count }) => lines(file, first, count, max).map_err(failed)?,
     };
     let first_line = match request.range {
         Some(ReadRange::Lines { first, .. }) => Some(first),
@@ -59,19 +59,19 @@ struct FilePart {
     truncated: bool,
 }
 
-fn bytes(mut file: File, offset: u64, length: Option<u64>, most: u64) -> io::Result<FilePart> {
+fn bytes(mut file: File, offset: u64, length: Option<u64>, max: u64) -> io::Result<FilePart> {
     let wanted = length.unwrap_or(u64::MAX);
     let mut content = Vec::new();
     // An offset beyond `i64::MAX` is beyond the end of any file.
     if i64::try_from(offset).is_ok() {
         file.seek(SeekFrom::Start(offset))?;
-        (&mut file).take(wanted.min(most)).read_to_end(&mut content)?;
+        (&mut file).take(wanted.min(max)).read_to_end(&mut content)?;
     }
-    let full = content.len() as u64 == most && most < wanted;
+    let full = content.len() as u64 == max && max < wanted;
     Ok(FilePart { offset, content, truncated: full && file.read(&mut [0])? > 0 })
 }
 
-fn lines(file: File, first: u64, count: Option<u64>, most: u64) -> io::Result<FilePart> {
+fn lines(file: File, first: u64, count: Option<u64>, max: u64) -> io::Result<FilePart> {
     let mut reader = BufReader::with_capacity(64 << 10, file);
     let (mut offset, mut to_skip) = (0, first - 1);
     while to_skip > 0 {
@@ -99,8 +99,8 @@ fn lines(file: File, first: u64, count: Option<u64>, most: u64) -> io::Result<Fi
         }
         let end = memchr(b'\n', buffer).map(|at| at + 1);
         let line = &buffer[..end.unwrap_or(buffer.len())];
-        if content.len() as u64 + line.len() as u64 > most {
-            let room = usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(content.len());
+        if content.len() as u64 + line.len() as u64 > max {
+            let room = usize::try_from(max).unwrap_or(usize::MAX).saturating_sub(content.len());
             content.extend_from_slice(&line[..room.min(line.len())]);
             return Ok(FilePart { offset, content, truncated: true });
         }

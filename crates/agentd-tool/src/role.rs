@@ -71,7 +71,7 @@ fn run(call: &ToolCall, content: &mut dyn Read, length: u64) -> Result<(ToolResp
             let mut body = Vec::new();
             content.take(length).read_to_end(&mut body).map_err(|error| body_error(&error.to_string()))?;
             if body.len() as u64 != length {
-                return Err(body_error("it is not complete"));
+                return Err(body_error("the body is shorter than announced"));
             }
             return fetch::fetch(request, body).map(|(result, content)| (ToolResponse::Fetch(result), content));
         }

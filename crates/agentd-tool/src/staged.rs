@@ -51,8 +51,8 @@ impl<'a> StagedFile<'a> {
         Ok(())
     }
 
-    /// Gives the file its name. With `replace`, a file of this name is replaced; otherwise, the commit fails with
-    /// [`Errno::EXIST`]. With `sync`, content and name are on the disk when the function returns.
+    /// Links or renames the file to its final name. With `replace`, a file of this name is replaced; otherwise, the commit fails
+    /// with [`Errno::EXIST`]. With `sync`, content and name are on the disk when the function returns.
     pub(crate) fn commit(mut self, replace: bool, sync: bool) -> Result<(), Errno> {
         if sync {
             rustix::fs::fsync(&self.file)?;

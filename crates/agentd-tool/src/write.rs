@@ -95,8 +95,8 @@ fn copy(content: &mut dyn Read, file: &mut File, length: u64, path: &[u8]) -> Re
     let mut buffer = vec![0; 64 << 10];
     let mut left = length;
     while left > 0 {
-        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let read = match content.read(&mut buffer[..most]) {
+        let max = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let read = match content.read(&mut buffer[..max]) {
             Ok(0) => {
                 let why = "the content ended early; nothing was written — repeat the request";
                 return Err(ToolError::at(ErrorCode::Invalid, "write", path, why));

@@ -59,10 +59,10 @@ fn sandboxes(name: &str) -> u32 {
 
 /// Returns a check that looks for secrets in sandboxes of a backend, until enough sandboxes have been created.
 fn sandboxes_within(name: &'static str) -> impl Fn(Case) -> bool + Send {
-    let most = if ["linux-native", "container", layers::NAME].contains(&name) { u32::MAX } else { MACHINES };
+    let max = if ["linux-native", "container", layers::NAME].contains(&name) { u32::MAX } else { MACHINES };
     let made = std::cell::Cell::new(0);
     move |case| {
-        let granted = made.get() < most && shown(name, case);
+        let granted = made.get() < max && shown(name, case);
         made.set(made.get() + u32::from(granted));
         granted
     }

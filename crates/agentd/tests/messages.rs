@@ -216,7 +216,7 @@ fn help_names_defaults_of_its_own_command() {
 }
 
 #[test]
-fn net_check_says_what_a_grant_file_allows_and_refuses() {
+fn net_check_reports_what_grant_file_allows_and_refuses() {
     let place = project();
     let file = place.path().join("grants.toml");
     fs::write(&file, "presets = ['go']\nallow = ['api.example:80/GET:/v1/*']\ndeny_reason = 'ask the platform team'").unwrap();

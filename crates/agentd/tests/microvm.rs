@@ -112,12 +112,12 @@ async fn resource_usage_reports_memory_of_machine() {
     let mut taking = sandbox.exec_streaming(Command { stdin: StdinSource::Stream, ..command }).await.unwrap();
     let streams = taking.take_streams();
     read(streams.stdout.as_ref().unwrap(), &mut [0; 1]).await;
-    let most = memory(&sandbox).await;
-    assert!(most > before + TAKEN / 2, "{before} bytes, and {most} with {TAKEN} more");
+    let peak = memory(&sandbox).await;
+    assert!(peak > before + TAKEN / 2, "{before} bytes, and {peak} with {TAKEN} more");
     drop(streams);
     taking.wait().await.unwrap();
     let after = memory(&sandbox).await;
-    assert!(after < most - TAKEN / 2, "{most} bytes, and {after} with {TAKEN} less");
+    assert!(after < peak - TAKEN / 2, "{peak} bytes, and {after} with {TAKEN} less");
     sandbox.destroy().await.unwrap();
 }
 

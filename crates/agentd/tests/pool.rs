@@ -92,14 +92,14 @@ struct Faulty {
     broken: AtomicBool,
     slow: AtomicBool,
     create_permits: AtomicUsize,
-    most: AtomicUsize,
+    max: AtomicUsize,
 }
 
 impl Faulty {
     fn wrap(name: &str) -> Arc<Self> {
         let zero = || AtomicUsize::new(0);
         let no = || AtomicBool::new(false);
-        Arc::new(Self { inner: backend(name), broken: no(), slow: no(), create_permits: zero(), most: zero() })
+        Arc::new(Self { inner: backend(name), broken: no(), slow: no(), create_permits: zero(), max: zero() })
     }
 }
 
@@ -118,7 +118,7 @@ impl IsolationBackend for Faulty {
             return Err(IsolationError::SandboxGone("out of order".to_owned()));
         }
         let now = self.create_permits.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most.fetch_max(now, Ordering::SeqCst);
+        self.max.fetch_max(now, Ordering::SeqCst);
         let made = self.inner.create_sandbox(spec).await;
         if self.slow.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -198,7 +198,7 @@ async fn burst(name: &'static str) {
     }
     assert_eq!(given.iter().map(|sandbox| sandbox.id()).collect::<BTreeSet<_>>().len(), 16);
     // The number of concurrent creations is limited.
-    assert_eq!(backend.most.load(Ordering::SeqCst), 3);
+    assert_eq!(backend.max.load(Ordering::SeqCst), 3);
     for sandbox in given {
         sandbox.destroy().await.unwrap();
     }

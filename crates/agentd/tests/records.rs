@@ -229,7 +229,7 @@ fn command_that_deletes_or_replaces_receipts_in_its_workspace_leaves_the_copies(
 }
 
 #[test]
-fn receipt_of_a_named_backend_says_that_it_was_not_probed() {
+fn receipt_of_named_backend_states_missing_probe() {
     let user = User::new();
     user.good(&[&RUN[..], &["--backend", "linux-native", "--", "true"]].concat());
     let words = user.good(&["receipt", "verify", "run.receipt"]);

@@ -52,7 +52,7 @@ fn work(state: &Mutex<StepState<'_>>, changed: &Condvar) {
     loop {
         let mut now = state.lock().unwrap_or_else(PoisonError::into_inner);
         let step = loop {
-            now.end_hopeless();
+            now.end_unstartable();
             if let Some(step) = now.next() {
                 break step;
             }
@@ -89,7 +89,7 @@ impl<'a> StepState<'a> {
     }
 
     /// Ends the waiting steps that need an asset that could not be built, and after the deadline all waiting steps.
-    fn end_hopeless(&mut self) {
+    fn end_unstartable(&mut self) {
         let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
         let hopeless = |step: &Step<'_>, broken: &BTreeSet<Asset>| late || step.needs.iter().any(|asset| broken.contains(asset));
         while let Some(index) = self.waiting.iter().position(|step| hopeless(step, &self.broken)) {
@@ -144,11 +144,11 @@ mod tests {
 
     #[test]
     fn steps_of_a_lane_never_run_together() {
-        let (running, most) = (&AtomicUsize::new(0), &AtomicUsize::new(0));
+        let (running, max) = (&AtomicUsize::new(0), &AtomicUsize::new(0));
         let in_lane = |number: usize| {
             let step = step(&number.to_string(), None, &[], false);
             let run = move || {
-                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                max.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 thread::yield_now();
                 running.fetch_sub(1, Ordering::SeqCst);
                 (step.run)()
@@ -156,6 +156,6 @@ mod tests {
             Step { lane: Some(Lane::Root), run: Box::new(run), ..step }
         };
         assert_eq!(run((0..100).map(in_lane).collect(), 4, None).len(), 100);
-        assert_eq!(most.load(Ordering::SeqCst), 1);
+        assert_eq!(max.load(Ordering::SeqCst), 1);
     }
 }

@@ -1,9 +1,10 @@
 //! Chooses the rows of a run.
 //!
-//! A row that does not run always rotates: it has a turn. The committed file `.ci/rotation` holds a number; a run takes the turn
-//! that equals this number modulo [`TURNS`](super::step::TURNS). Each merge to `main` increments the number in its merge commit
-//! (`cargo xtask matrix --advance`). Five consecutive merges then run every row at least once, and the choice depends only on the
-//! commit. A count or a hash of commits would not guarantee that, because merges have different numbers of commits.
+//! A row that does not take part in every run rotates: it has a turn. The committed file `.ci/rotation` holds a number; a run
+//! takes the turn that equals this number modulo [`TURNS`](super::step::TURNS). Each merge to `main` increments the number in its
+//! merge commit (`cargo xtask matrix --advance`). Five consecutive merges then run every row at least once, and the choice
+//! depends only on the commit. A count or a hash of commits would not guarantee that, because merges have different numbers of
+//! commits.
 
 use super::{
     step::{Row, Turn},
@@ -21,7 +22,8 @@ pub struct Chosen {
     pub only: Vec<String>,
 }
 
-/// Returns the rows of a run without names: the rows of `turn`, and with `all` the rows of other turns after them.
+/// Returns the rows of a run for which the command line names no rows or suites: the rows of `turn`, and with `all` the rows of
+/// other turns after them.
 pub fn by_turn(all: bool, turn: u32) -> Vec<Chosen> {
     let takes_part = |row: &&Row| row.turn == Turn::Always || row.turn == Turn::Rotates(turn);
     let (mut rows, others): (Vec<&Row>, Vec<&Row>) = ROWS.iter().partition(takes_part);

@@ -80,10 +80,10 @@ pub(crate) struct DatagramPath {
 }
 
 impl DatagramPath {
-    pub(crate) fn new(most: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self {
             table: Mutex::default(),
-            flows: Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))),
+            flows: Arc::new(Semaphore::new(max.clamp(1, Semaphore::MAX_PERMITS))),
             memory: Arc::new(Semaphore::new(WAITING_DATAGRAMS as usize)),
             buffer: Mutex::new(vec![0; MAX_DATAGRAM].into()),
         }

@@ -15,8 +15,8 @@ struct Server {
 }
 
 impl Server {
-    fn new(grants: &str, most: usize) -> Self {
-        Self { grants: grants.parse().unwrap(), names: SyntheticNames::new(most) }
+    fn new(grants: &str, max: usize) -> Self {
+        Self { grants: grants.parse().unwrap(), names: SyntheticNames::new(max) }
     }
 
     fn bytes(&mut self, query: &[u8]) -> Option<(Message, Option<FlowRefusal>)> {

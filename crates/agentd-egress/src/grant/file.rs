@@ -28,7 +28,7 @@ pub const MAX_FILE: usize = 1 << 20;
 /// The maximum length of `deny_reason`, in bytes.
 const MAX_REASON: usize = 1024;
 
-/// The content of a grant file.
+/// The content of a file of network grants.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GrantFile {
     /// The grants of the file, those that need an approval, and those of its presets.
@@ -39,14 +39,14 @@ pub struct GrantFile {
     pub limits: NetworkLimits,
 }
 
-/// The reason why a text is not a grant file.
+/// The reason why a text is not a file of network grants.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GrantFileError {
     /// The file is too large.
     #[error("the file has more than {MAX_FILE} bytes — grant fewer hosts, or use a wildcard")]
     Long,
-    /// The text is not TOML, or has another key or type.
+    /// The text is not TOML, or has an unknown key or a value of a wrong type.
     #[error(
         "line {line}: {reason} — correct the line; `allow`, `approve` and `presets` are lists of texts, `deny_reason` and `limits` are texts"
     )]
@@ -62,7 +62,7 @@ pub enum GrantFileError {
     /// A preset is not available.
     #[error(transparent)]
     Preset(#[from] PresetError),
-    /// The limits have another form.
+    /// The limits are malformed.
     #[error("limits: {0}")]
     Limits(String),
     /// `deny_reason` is too long, or has a control character, which could change a terminal or a protocol.
@@ -151,7 +151,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_gives_a_file_or_an_error(text in ".{0,200}") {
+        fn any_text_is_parsed_or_refused(text in ".{0,200}") {
             let _either = text.parse::<GrantFile>();
         }
     }

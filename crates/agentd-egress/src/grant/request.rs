@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-/// The reason why a path is ambiguous or no path.
+/// The reason why a text is not a path, or why a path is ambiguous.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PathError {

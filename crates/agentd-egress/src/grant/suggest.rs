@@ -76,7 +76,7 @@ mod tests {
     use crate::grant::{GrantError, NetGrants};
 
     #[test]
-    fn text_that_is_no_grant_is_an_error_that_says_what_to_write() {
+    fn malformed_grant_error_contains_valid_form() {
         for (item, wanted) in [
             ("https://a.example", "a.example"),
             ("HTTPS://A.example/v1/x?y=z", "A.example"),

@@ -1,4 +1,5 @@
-//! Other credentials than the secret of a host. With such a credential, a program could use an account of its own at that host.
+//! Recognises credentials other than the secret of a host. With such a credential, a program could use an account of its own at
+//! that host.
 //!
 //! A credential is recognised by the name of its header or of its parameter of the query. Names are compared by their letters and
 //! digits only: servers that pass headers as variables (RFC 3875, 4.1.18) do not distinguish `-` and `_`, and the parameters

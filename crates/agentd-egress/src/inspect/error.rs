@@ -38,7 +38,7 @@ pub enum InspectionError {
         /// The header.
         header: String,
     },
-    /// A key of AWS has another form.
+    /// A key of AWS is malformed.
     #[error(
         "secret for {host}: the value is not ACCESS_KEY_ID:SECRET_ACCESS_KEY or ACCESS_KEY_ID:SECRET_ACCESS_KEY:SESSION_TOKEN, or a \
          part has fewer than 8 bytes — correct the value"
@@ -132,10 +132,10 @@ pub enum AwsRefusal {
         "the signature of AWS is not that of the placeholder for this request — sign with the placeholder, and change nothing later"
     )]
     Signature,
-    /// The headers of the signature have another form.
+    /// The headers of the signature are not of the supported form.
     #[error(
-        "the signature of AWS has another form — use AWS4-HMAC-SHA256 with the signed headers `host` and `x-amz-date`, each signed \
-         header in the request"
+        "the form of the AWS signature is not supported — use AWS4-HMAC-SHA256 with the signed headers `host` and `x-amz-date`, each \
+         signed header in the request"
     )]
     Form,
 }

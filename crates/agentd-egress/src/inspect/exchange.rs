@@ -46,8 +46,8 @@ const REFUSED_BODY_TIME: Duration = Duration::from_secs(2);
 
 /// The connection to the server.
 pub(crate) enum Sender {
-    One(Mutex<http1::SendRequest<Incoming>>),
-    Two(http2::SendRequest<Incoming>),
+    Http1(Mutex<http1::SendRequest<Incoming>>),
+    Http2(http2::SendRequest<Incoming>),
 }
 
 /// The events on a connection so far.
@@ -253,12 +253,12 @@ async fn discard(mut body: Incoming) {
 impl Sender {
     async fn send(&self, request: Request<Incoming>) -> Result<Response<Incoming>, hyper::Error> {
         match self {
-            Self::One(sender) => {
+            Self::Http1(sender) => {
                 let mut sender = sender.lock().await;
                 sender.ready().await?;
                 sender.send_request(request).await
             }
-            Self::Two(sender) => {
+            Self::Http2(sender) => {
                 let mut sender = sender.clone();
                 sender.ready().await?;
                 sender.send_request(request).await

@@ -60,8 +60,8 @@ impl Patterns {
     /// Returns the length of the longest suffix of the bytes that is a prefix of a secret.
     fn open_end(&self, bytes: &[u8]) -> usize {
         let starts = |pattern: &[u8]| {
-            let most = bytes.len().min(pattern.len().saturating_sub(1));
-            (1..=most).rev().find(|length| bytes.ends_with(&pattern[..*length])).unwrap_or(0)
+            let max = bytes.len().min(pattern.len().saturating_sub(1));
+            (1..=max).rev().find(|length| bytes.ends_with(&pattern[..*length])).unwrap_or(0)
         };
         self.0.iter().map(|pattern| starts(pattern)).max().unwrap_or(0)
     }
@@ -86,8 +86,8 @@ impl Masker {
         let mut all = Zeroizing::new(Vec::with_capacity(self.held.len() + bytes.len()));
         all.extend_from_slice(&self.held);
         all.extend_from_slice(bytes);
-        let given = all.len() - self.patterns.open_end(&all);
-        self.give(all, given)
+        let released = all.len() - self.patterns.open_end(&all);
+        self.mask_prefix(all, released)
     }
 
     /// Returns the bytes that are held back at the end of the stream. If they are a long prefix of a secret, they are masked.
@@ -97,7 +97,7 @@ impl Masker {
         if length >= MIN_VALUE {
             self.masked = length;
         }
-        self.give(all, length)
+        self.mask_prefix(all, length)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -108,18 +108,19 @@ impl Masker {
         &self.patterns
     }
 
-    fn give(&mut self, all: Zeroizing<Vec<u8>>, given: usize) -> Vec<u8> {
-        let mut out = all[..given].to_vec();
+    /// Masks and returns the first `released` bytes of `all`, and holds the others back.
+    fn mask_prefix(&mut self, all: Zeroizing<Vec<u8>>, released: usize) -> Vec<u8> {
+        let mut out = all[..released].to_vec();
         let mut masked = self.masked;
         for range in std::iter::once(0..self.masked).chain(self.patterns.find(&all)) {
-            let end = range.end.min(given);
+            let end = range.end.min(released);
             if range.start < end {
                 out[range.start..end].fill(MASK);
                 masked = masked.max(range.end);
             }
         }
-        self.held = Zeroizing::new(all[given..].to_vec());
-        self.masked = masked.saturating_sub(given);
+        self.held = Zeroizing::new(all[released..].to_vec());
+        self.masked = masked.saturating_sub(released);
         out
     }
 }
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_start_no_secret_are_given_out_at_once() {
+    fn bytes_that_start_no_secret_are_forwarded_at_once() {
         let mut masker = masker(&["secret-value"]);
         assert_eq!(masker.feed(b"data: 1\n\n"), b"data: 1\n\n");
         assert!(masker.is_empty());

@@ -59,16 +59,16 @@ impl Session {
         let marks = Arc::new(Marks::default());
         let (client, server, time_limit) = (TokioIo::new(self.client), TokioIo::new(self.server), self.time_limit);
         if self.two {
-            let (sender, upstream) = two_to_server(&tasks, time_limit).handshake(server).await.map_err(broken)?;
-            let exchange = Arc::new(prepare(Sender::Two(sender), tunnels, marks.clone()));
+            let (sender, upstream) = http2_to_server(&tasks, time_limit).handshake(server).await.map_err(broken)?;
+            let exchange = Arc::new(prepare(Sender::Http2(sender), tunnels, marks.clone()));
             let service = service_fn(move |request| exchange.clone().serve(request));
-            let connection = two_to_client(tasks, time_limit).serve_connection(client, service);
+            let connection = http2_to_client(tasks, time_limit).serve_connection(client, service);
             return drive(connection, upstream, &marks, time_limit, &mut tunnel).await;
         }
         let mut builder = client::conn::http1::Builder::new();
         builder.max_buf_size(MAX_BUFFER).max_headers(MAX_FIELDS);
         let (sender, upstream) = builder.handshake(server).await.map_err(broken)?;
-        let exchange = Arc::new(prepare(Sender::One(sender.into()), tunnels, marks.clone()));
+        let exchange = Arc::new(prepare(Sender::Http1(sender.into()), tunnels, marks.clone()));
         let service = service_fn(move |request| exchange.clone().serve(request));
         let mut builder = server::conn::http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(time_limit).auto_date_header(false);
@@ -78,7 +78,7 @@ impl Session {
     }
 }
 
-fn two_to_server(tasks: &Tasks, time_limit: Duration) -> client::conn::http2::Builder<Tasks> {
+fn http2_to_server(tasks: &Tasks, time_limit: Duration) -> client::conn::http2::Builder<Tasks> {
     let mut builder = client::conn::http2::Builder::new(tasks.clone());
     builder.timer(TokioTimer::new()).keep_alive_interval(time_limit).keep_alive_timeout(time_limit);
     builder.initial_stream_window_size(WINDOW_DOWN).initial_connection_window_size(WINDOW_DOWN);
@@ -87,7 +87,7 @@ fn two_to_server(tasks: &Tasks, time_limit: Duration) -> client::conn::http2::Bu
     builder
 }
 
-fn two_to_client(tasks: Tasks, time_limit: Duration) -> server::conn::http2::Builder<Tasks> {
+fn http2_to_client(tasks: Tasks, time_limit: Duration) -> server::conn::http2::Builder<Tasks> {
     let mut builder = server::conn::http2::Builder::new(tasks);
     builder.timer(TokioTimer::new()).keep_alive_interval(time_limit).keep_alive_timeout(time_limit).auto_date_header(false);
     builder.initial_stream_window_size(WINDOW_UP).initial_connection_window_size(WINDOW_UP);

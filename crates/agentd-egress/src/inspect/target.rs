@@ -88,7 +88,7 @@ pub enum SecretTargetError {
         /// The variable.
         variable: String,
     },
-    /// The scope of a key of AWS is missing or has another form.
+    /// The scope of a key of AWS is missing or malformed.
     #[error("secret {variable}: `aws` is not followed by /REGION/SERVICE — use a form such as `AWS@HOST/aws/eu-west-1/s3`")]
     Scope {
         /// The variable.

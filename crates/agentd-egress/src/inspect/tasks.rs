@@ -4,7 +4,7 @@ use hyper::rt::Executor;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinSet;
 
-/// Starts tasks of a connection. Their number follows from the limit of streams.
+/// Starts tasks of a connection. The limit of streams bounds the number of tasks.
 #[derive(Clone, Default)]
 pub(crate) struct Tasks(Arc<Mutex<JoinSet<()>>>);
 

@@ -22,7 +22,7 @@ pub(crate) struct Frames {
     masker: Masker,
     /// The number of bytes of messages that the masker received, and that it returned.
     fed: u64,
-    given: u64,
+    released: u64,
     /// Heads and control frames, each with the number of bytes of messages before it.
     waiting: VecDeque<(u64, Vec<u8>)>,
 }
@@ -44,7 +44,7 @@ enum Part {
 
 impl Frames {
     pub(crate) fn new(patterns: Arc<Patterns>) -> Self {
-        Self { state: Part::Head(Vec::new()), masker: Masker::new(patterns), fed: 0, given: 0, waiting: VecDeque::new() }
+        Self { state: Part::Head(Vec::new()), masker: Masker::new(patterns), fed: 0, released: 0, waiting: VecDeque::new() }
     }
 
     /// Takes bytes from the server, and returns the masked bytes that can be forwarded.
@@ -81,7 +81,7 @@ impl Frames {
                 let done = *left == 0;
                 self.fed += part as u64;
                 let masked = self.masker.feed(&bytes[..part]);
-                self.give(&masked, out);
+                self.append_masked(&masked, out);
                 if done {
                     self.end(last, out);
                 }
@@ -96,7 +96,7 @@ impl Frames {
                     self.masker.patterns().mask(&mut frame[*head..]);
                     self.waiting.push_back((self.fed, frame));
                     self.state = Part::Head(Vec::new());
-                    self.give(&[], out);
+                    self.append_masked(&[], out);
                 }
                 Ok(part)
             }
@@ -110,7 +110,7 @@ impl Frames {
         }
         self.waiting.push_back((self.fed, head));
         self.state = Part::Data { left, last };
-        self.give(&[], out);
+        self.append_masked(&[], out);
         if control {
             self.state = Part::Head(Vec::new());
         } else if left == 0 {
@@ -123,22 +123,22 @@ impl Frames {
         self.state = Part::Head(Vec::new());
         if last {
             let masked = self.masker.finish();
-            self.give(&masked, out);
+            self.append_masked(&masked, out);
         }
     }
 
-    /// Returns bytes of messages, with the waiting heads and control frames at their places.
-    fn give(&mut self, mut masked: &[u8], out: &mut Vec<u8>) {
+    /// Appends masked bytes of messages to `out`, and inserts the waiting heads and control frames between them.
+    fn append_masked(&mut self, mut masked: &[u8], out: &mut Vec<u8>) {
         while let Some((at, _)) = self.waiting.front() {
-            let before = usize::try_from(at - self.given).unwrap_or(usize::MAX);
+            let before = usize::try_from(at - self.released).unwrap_or(usize::MAX);
             let Some((first, rest)) = masked.split_at_checked(before) else { break };
             out.extend_from_slice(first);
-            self.given = *at;
+            self.released = *at;
             masked = rest;
             out.extend(self.waiting.pop_front().map(|(_, part)| part).unwrap_or_default());
         }
         out.extend_from_slice(masked);
-        self.given += masked.len() as u64;
+        self.released += masked.len() as u64;
     }
 }
 
@@ -230,7 +230,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn message_without_a_secret_is_given_out_at_once() {
+    fn message_without_a_secret_is_forwarded_at_once() {
         let mut frames = frames();
         for message in [frame(0x81, b"first"), frame(0x81, b"ends with s"), frame(0x81, b"ecret-value")] {
             assert_eq!(frames.feed(&message), Ok(message.clone()), "messages are separate");

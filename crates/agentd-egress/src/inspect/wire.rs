@@ -57,13 +57,13 @@ impl AsyncWrite for Wire {
                 self.waiting = None;
             }
             ready!(self.socket.poll_write_ready(cx))?;
-            let most = self.meter.allowance(bytes.len());
-            if most == 0 && !bytes.is_empty() {
+            let max = self.meter.allowance(bytes.len());
+            if max == 0 && !bytes.is_empty() {
                 let meter = self.meter.clone();
                 self.waiting = Some(Box::pin(async move { meter.wait_out_of_turn().await }));
                 continue;
             }
-            match self.socket.try_write(&bytes[..most]) {
+            match self.socket.try_write(&bytes[..max]) {
                 Ok(length) => {
                     self.meter.spend(length);
                     self.meter.count(length);

@@ -18,7 +18,7 @@ pub struct FlowLog(Arc<Shared>);
 struct Shared {
     queue: Mutex<Queue>,
     added: Condvar,
-    most: usize,
+    max: usize,
 }
 
 #[derive(Debug, Default)]
@@ -30,9 +30,9 @@ struct Queue {
 }
 
 impl FlowLog {
-    /// Creates a queue for at most `most` records.
-    pub fn new(most: usize) -> Self {
-        Self(Arc::new(Shared { queue: Mutex::default(), added: Condvar::new(), most: most.max(2) }))
+    /// Creates a queue for at most `max` records.
+    pub fn new(max: usize) -> Self {
+        Self(Arc::new(Shared { queue: Mutex::default(), added: Condvar::new(), max: max.max(2) }))
     }
 
     /// Adds a record, or counts it as dropped. Records of open connections take at most a quarter of the queue. Such a record is
@@ -45,11 +45,11 @@ impl FlowLog {
                 queue.records.remove(at);
             }
         }
-        if record.is_open() && queue.records.len() >= self.0.most / 4 {
+        if record.is_open() && queue.records.len() >= self.0.max / 4 {
             return;
         }
         let refused = record.is_refused();
-        if queue.records.len() >= self.0.most || (refused && queue.refused >= self.0.most / 2) {
+        if queue.records.len() >= self.0.max || (refused && queue.refused >= self.0.max / 2) {
             queue.dropped += 1;
             return;
         }

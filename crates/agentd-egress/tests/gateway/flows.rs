@@ -1,4 +1,4 @@
-//! What a grant allows.
+//! Flows that a network grant allows.
 
 use crate::{
     client_hello::real_hello,
@@ -209,11 +209,11 @@ fn slow_reader() {
 }
 
 fn flow_limit() {
-    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (now, max) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let port = server("127.0.0.1", {
-        let (now, most) = (now.clone(), most.clone());
+        let (now, max) = (now.clone(), max.clone());
         move |client| {
-            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            max.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             echo(client);
             now.fetch_sub(1, Ordering::SeqCst);
         }
@@ -231,8 +231,8 @@ fn flow_limit() {
     });
     assert_eq!(records.len(), 6);
     // The server ends a connection a moment after the gateway does.
-    let most = most.load(Ordering::SeqCst);
-    assert!((1..6).contains(&most), "{most} connections at once");
+    let max = max.load(Ordering::SeqCst);
+    assert!((1..6).contains(&max), "{max} connections at once");
 }
 
 fn revoked_grant() {

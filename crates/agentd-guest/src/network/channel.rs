@@ -1,4 +1,4 @@
-//! What the agent knows of the connections and queries on its channel to the host.
+//! The agent's state of the connections and queries on its channel to the host.
 
 use super::{
     super::{

@@ -49,7 +49,7 @@ struct ConnectionState {
 }
 
 impl Connections {
-    /// Creates the state for a new channel, and tells the guest how many connections it may open.
+    /// Creates the state for a new channel, and sends the guest the number of connections that it may open.
     pub(crate) fn new(port: Arc<GuestPort>, mux: &Mux) -> Arc<Self> {
         let allowed = u32::try_from(port.flows()).unwrap_or(u32::MAX);
         let state = Mutex::new(ConnectionState { next: 0, open: HashSet::new(), allowed });

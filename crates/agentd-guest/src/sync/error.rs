@@ -17,8 +17,8 @@ pub(super) enum CopyError {
     #[error("{0:?}: the guest has changed this path, although it is read-only, protected or not granted")]
     Forbidden(PathBuf),
     /// A limit of the copy is exceeded.
-    #[error("more than {most} {what}")]
-    TooMuch { what: &'static str, most: u64 },
+    #[error("more than {max} {what}")]
+    TooMuch { what: &'static str, max: u64 },
     /// A system call failed.
     #[error("{call} {path:?}: {errno}")]
     System {
@@ -37,10 +37,10 @@ impl CopyError {
                 let context = format!("{what}: {call} {}", path.display());
                 IsolationError::Io { context, source: errno.into() }
             }
-            Self::TooMuch { what: unit, most } => IsolationError::Invalid {
+            Self::TooMuch { what: unit, max } => IsolationError::Invalid {
                 what: "grants".to_owned(),
                 reason: format!(
-                    "{what}: more than {most} {unit} — grant a smaller directory, request a larger disk (--disk), or use the \
+                    "{what}: more than {max} {unit} — grant a smaller directory, request a larger disk (--disk), or use the \
                      container backend, which copies nothing"
                 ),
             },

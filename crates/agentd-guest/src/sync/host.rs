@@ -44,15 +44,15 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// The grants of a sandbox, as they are copied into its machine.
 #[derive(Debug)]
 pub struct Copies {
-    all: Vec<Open>,
+    all: Vec<OpenCopy>,
     granted: Vec<Grant>,
     rules: Rules,
-    most: u64,
+    max: u64,
 }
 
-/// A copied directory.
+/// A granted directory that was opened, and is copied into the machine.
 #[derive(Debug)]
-struct Open {
+struct OpenCopy {
     copied: Copied,
     root: Arc<SyncRoot>,
     place: PathBuf,
@@ -63,29 +63,29 @@ struct Open {
 }
 
 impl Copies {
-    /// Plans the copies of `grants` into the directory `below` of the guest. Returns `None` when nothing is granted. `most`
+    /// Plans the copies of `grants` into the directory `below` of the guest. Returns `None` when nothing is granted. `max`
     /// limits the bytes of each transfer, in either direction.
     ///
     /// # Errors
     /// Returns an error for grants that cannot be resolved or opened, and for more files or bytes than may be copied.
-    pub async fn plan(grants: &[Grant], below: &Path, most: u64) -> Result<Option<Arc<Self>>, IsolationError> {
+    pub async fn plan(grants: &[Grant], below: &Path, max: u64) -> Result<Option<Arc<Self>>, IsolationError> {
         if grants.is_empty() {
             return Ok(None);
         }
         let (grants, below) = (grants.to_vec(), below.to_path_buf());
-        let copies = blocking(move || Self::open(&grants, &below, most)).await?;
+        let copies = blocking(move || Self::open(&grants, &below, max)).await?;
         copies.measure().await?;
         Ok(Some(Arc::new(copies)))
     }
 
     /// Resolves and opens `grants`. May block on disk I/O.
-    fn open(grants: &[Grant], below: &Path, most: u64) -> Result<Self, IsolationError> {
+    fn open(grants: &[Grant], below: &Path, max: u64) -> Result<Self, IsolationError> {
         let resolved = grants::resolve(grants, MAX_FDS - 1)?;
         let (copied, places) = plan::copied(&resolved, |path| !path.is_dir());
         let mut all = Vec::new();
         for (number, copied) in copied.into_iter().enumerate() {
             let root = open(&copied)?;
-            all.push(Open {
+            all.push(OpenCopy {
                 copied,
                 root: Arc::new(root),
                 place: below.join(number.to_string()),
@@ -95,7 +95,7 @@ impl Copies {
         }
         let placed: Vec<_> = places.iter().map(|number| (all[*number].place.clone(), &all[*number].copied)).collect();
         let granted = plan::inside(&resolved, &placed);
-        Ok(Self { granted, rules: Rules::new(&resolved, is_there), all, most })
+        Ok(Self { granted, rules: Rules::new(&resolved, is_there), all, max })
     }
 
     /// Returns the grants of the guest's sandbox: the copies, each with the target of the original grant.
@@ -103,8 +103,8 @@ impl Copies {
         self.granted.clone()
     }
 
-    /// Returns true if any changes are copied back.
-    pub(in super::super) fn pull(&self) -> bool {
+    /// Returns true if the changes of at least one grant are copied back.
+    pub(in super::super) fn has_writable(&self) -> bool {
         self.all.iter().any(|open| open.copied.writable)
     }
 
@@ -118,9 +118,9 @@ impl Copies {
                 .filter(|stamp| stamp.kind == FileKind::File)
                 .fold(sum, |sum, stamp| sum.saturating_add(stamp.size));
         }
-        if sum > self.most {
+        if sum > self.max {
             return Err(
-                CopyError::TooMuch { what: "bytes", most: self.most }.into_isolation("copy the granted files into the machine")
+                CopyError::TooMuch { what: "bytes", max: self.max }.into_isolation("copy the granted files into the machine")
             );
         }
         Ok(())
@@ -182,7 +182,7 @@ impl Copies {
     }
 }
 
-impl Open {
+impl OpenCopy {
     async fn scan(&self) -> Result<Scan, IsolationError> {
         let (reply, scanned) = oneshot::channel();
         let root = self.root.clone();
@@ -221,7 +221,7 @@ impl Open {
 /// A copy whose changes are copied back.
 pub(in super::super) struct ReturnedCopy<'a> {
     copies: &'a Copies,
-    open: &'a Open,
+    open: &'a OpenCopy,
 }
 
 /// A transfer of changes that is being applied.
@@ -240,12 +240,12 @@ impl ReturnedCopy<'_> {
     pub async fn take(&self) -> Result<AppliedTransfer, IsolationError> {
         let applying = self.open.applying.clone().lock_owned().await;
         let (root, directory) = (self.open.root.clone(), self.open.copied.directory.clone());
-        let (rules, most) = (self.copies.rules.clone(), self.copies.most);
+        let (rules, max) = (self.copies.rules.clone(), self.copies.max);
         let (pieces, mut received) = mpsc::channel::<Vec<u8>>(MAX_QUEUED);
         let (reply, done) = oneshot::channel();
         run_as_owner(self.open.copied.owner, move |switched| {
             let allow = Box::new(move |name: &RelativeName, what: &Content| rules.allow(&directory.join(name.path()), what));
-            let applied = switched.and_then(|()| receive_all(Receiver::new(root, allow, most), &mut received));
+            let applied = switched.and_then(|()| receive_all(Receiver::new(root, allow, max), &mut received));
             drop((received, applying));
             // The receiver may have been dropped.
             reply.send(applied).or_unreceived("end of a copy");

@@ -42,7 +42,7 @@ pub(super) struct Receiver {
     bytes: u64,
     entries: u64,
     names: u64,
-    most_bytes: u64,
+    max_bytes: u64,
     /// The received part of an incomplete head.
     head: Vec<u8>,
     file: Option<IncompleteFile>,
@@ -65,9 +65,9 @@ struct IncompleteFile {
 
 impl Receiver {
     /// Creates a receiver that accepts at most `most_bytes` bytes of files.
-    pub fn new(root: Arc<SyncRoot>, allow: Allow, most_bytes: u64) -> Self {
+    pub fn new(root: Arc<SyncRoot>, allow: Allow, max_bytes: u64) -> Self {
         let (bytes, entries, names, head, modes) = (0, 0, 0, Vec::new(), BTreeMap::new());
-        Self { root, allow, bytes, entries, names, most_bytes, head, file: None, modes, ended: false }
+        Self { root, allow, bytes, entries, names, max_bytes, head, file: None, modes, ended: false }
     }
 
     /// Returns true if the end of all entries has been received.
@@ -143,11 +143,11 @@ impl Receiver {
         self.entries += 1;
         // Each path may be removed and then created again.
         if self.entries > 2 * MAX_ENTRIES {
-            return Err(CopyError::TooMuch { what: "files", most: MAX_ENTRIES });
+            return Err(CopyError::TooMuch { what: "files", max: MAX_ENTRIES });
         }
         self.names += path.len() as u64;
         if self.names > MAX_NAMES {
-            return Err(CopyError::TooMuch { what: "bytes of names", most: MAX_NAMES });
+            return Err(CopyError::TooMuch { what: "bytes of names", max: MAX_NAMES });
         }
         let name = RelativeName::parse(&path)?;
         if !(self.allow)(&name, &what) {
@@ -159,8 +159,8 @@ impl Receiver {
             Content::Link { to } => self.link(&name, &to),
             Content::File { mode, modified: (seconds, nanoseconds), size } => {
                 self.bytes = self.bytes.saturating_add(size);
-                if self.bytes > self.most_bytes {
-                    return Err(CopyError::TooMuch { what: "bytes", most: self.most_bytes });
+                if self.bytes > self.max_bytes {
+                    return Err(CopyError::TooMuch { what: "bytes", max: self.max_bytes });
                 }
                 let modified = Timespec { tv_sec: seconds, tv_nsec: i64::from(nanoseconds.min(999_999_999)) };
                 self.file(name, mode, modified, size)

@@ -191,7 +191,7 @@ fn protected_paths_are_not_changed() {
 fn files_over_byte_limit_are_refused() {
     let place = ReceiveDir::new();
     let refused = place.take(&[("a", file(600)), ("b", file(401))]);
-    assert_eq!(refused, Err(CopyError::TooMuch { what: "bytes", most: 1000 }));
+    assert_eq!(refused, Err(CopyError::TooMuch { what: "bytes", max: 1000 }));
     let refused = place.take(&[("huge", file(u64::MAX)), ("b", file(u64::MAX))]);
     assert!(matches!(refused, Err(CopyError::TooMuch { .. })));
     assert!(place.inside("a").exists() && !place.inside("b").exists() && !place.inside("huge").exists());

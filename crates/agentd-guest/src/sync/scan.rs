@@ -95,7 +95,7 @@ pub(super) fn scan(root: &SyncRoot) -> Result<Scan, CopyError> {
             };
             let Some(stamp) = stamp(&stat, settled) else { continue };
             if found.len() as u64 >= MAX_ENTRIES {
-                return Err(CopyError::TooMuch { what: "files", most: MAX_ENTRIES });
+                return Err(CopyError::TooMuch { what: "files", max: MAX_ENTRIES });
             }
             if stamp.kind == FileKind::Directory {
                 next.push(Some(name.clone()));

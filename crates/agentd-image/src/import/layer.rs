@@ -46,8 +46,8 @@ pub(super) fn take_in(
     let tree = staging.begin_layer()?;
     let root = File::open(&tree).during("open", &tree)?;
 
-    let most = expected.blob.map_or(u64::MAX, |descriptor| descriptor.size);
-    let mut packed = Hashing::new(blob.take(most));
+    let max = expected.blob.map_or(u64::MAX, |descriptor| descriptor.size);
+    let mut packed = Hashing::new(blob.take(max));
     let mut plain = Hashing::new(decompress(&mut packed, bounds).map_err(stream)?);
     let about = unpack(&mut plain, root.as_fd(), ownership, bounds).map_err(failed)?;
     plain.drain().map_err(stream)?;

@@ -46,7 +46,7 @@ impl Archive {
             if let Some((name, part)) = part(&record, bounds) {
                 names += part.cost(&name);
                 if names > bounds.names {
-                    return Err(UnpackError::TooLarge { bound: Bound::Names, most: bounds.names as u64, path: None });
+                    return Err(UnpackError::TooLarge { bound: Bound::Names, max: bounds.names as u64, path: None });
                 }
                 parts.insert(name, part);
             }

@@ -177,9 +177,9 @@ struct ExactReader {
 
 impl Read for ExactReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        let read = self.file.read(&mut buffer[..most])?;
-        if read == 0 && most > 0 {
+        let max = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.file.read(&mut buffer[..max])?;
+        if read == 0 && max > 0 {
             return Err(io::Error::other("file shrank during the read"));
         }
         self.left -= read as u64;

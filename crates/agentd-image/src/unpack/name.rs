@@ -38,7 +38,7 @@ impl Name {
     pub(super) fn parse(raw: &[u8], bounds: &Bounds) -> Result<Self, UnpackError> {
         let refuse = |why| Err(UnpackError::Name { path: lossy(raw), why });
         if raw.len() > bounds.path {
-            return Err(UnpackError::TooLarge { bound: Bound::Path, most: bounds.path as u64, path: None });
+            return Err(UnpackError::TooLarge { bound: Bound::Path, max: bounds.path as u64, path: None });
         }
         if raw.is_empty() {
             return refuse("empty name");
@@ -57,7 +57,7 @@ impl Name {
             }
             depth += 1;
             if depth > bounds.depth {
-                return Err(UnpackError::TooLarge { bound: Bound::Depth, most: bounds.depth as u64, path: None });
+                return Err(UnpackError::TooLarge { bound: Bound::Depth, max: bounds.depth as u64, path: None });
             }
         }
         Ok(Self(path))

@@ -36,7 +36,7 @@ fn taken() -> MutexGuard<'static, usize> {
 /// [`IsolationError::Invalid`] if the other gateways leave too few descriptors.
 pub(super) fn reserve() -> Result<(FlowLimits, DescriptorShare), IsolationError> {
     // A quarter remains for the process itself.
-    let all = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most / 4 * 3).ok()).unwrap_or(usize::MAX);
+    let all = getrlimit(Resource::Nofile).current.and_then(|max| usize::try_from(max / 4 * 3).ok()).unwrap_or(usize::MAX);
     let mut taken = taken();
     let limits = limits(all, *taken).ok_or_else(|| IsolationError::Invalid {
         what: "network".to_owned(),
@@ -54,13 +54,13 @@ pub(super) fn reserve() -> Result<(FlowLimits, DescriptorShare), IsolationError>
 /// the process suffices.
 fn limits(all: usize, taken: usize) -> Option<FlowLimits> {
     let free = all.saturating_sub(taken);
-    let most = (free / 2).max(free.min(ALWAYS_ALLOWED));
+    let max = (free / 2).max(free.min(ALWAYS_ALLOWED));
     let mut limits = FlowLimits::default();
-    if limits.descriptors() > most {
-        limits.pipes = limits.pipes.min(most / 16);
-        limits.datagram_flows = limits.datagram_flows.min(most / 32);
+    if limits.descriptors() > max {
+        limits.pipes = limits.pipes.min(max / 16);
+        limits.datagram_flows = limits.datagram_flows.min(max / 32);
         let fixed = FlowLimits { flows: 0, ..limits.clone() }.descriptors();
-        limits.flows = (most.saturating_sub(fixed) / 2).max(FEWEST_FLOWS);
+        limits.flows = (max.saturating_sub(fixed) / 2).max(FEWEST_FLOWS);
     }
     (taken == 0 || limits.descriptors() <= free).then_some(limits)
 }

@@ -47,15 +47,15 @@ fn guard_for(grants: &[Grant]) -> Option<Guard> {
     (!grants.is_empty()).then(Guard::host)
 }
 
-/// Resolves at most `most` grants into plans, whose application follows no link. Parents come before children, so that a grant
+/// Resolves at most `max` grants into plans, whose application follows no link. Parents come before children, so that a grant
 /// inside another is mounted over it.
 ///
 /// # Errors
-/// [`IsolationError::Invalid`] for more than `most` grants, or for a grant that cannot be resolved;
+/// [`IsolationError::Invalid`] for more than `max` grants, or for a grant that cannot be resolved;
 /// [`IsolationError::GrantChanged`] for a grant that leads to another object now.
-pub fn resolve(grants: &[Grant], most: usize) -> Result<Vec<GrantPlan>, IsolationError> {
-    if grants.len() > most {
-        let reason = format!("{} grants exceed the maximum of {most} — grant a common parent directory", grants.len());
+pub fn resolve(grants: &[Grant], max: usize) -> Result<Vec<GrantPlan>, IsolationError> {
+    if grants.len() > max {
+        let reason = format!("{} grants exceed the maximum of {max} — grant a common parent directory", grants.len());
         return Err(IsolationError::Invalid { what: "grants".to_owned(), reason });
     }
     let Some(guard) = guard_for(grants) else { return Ok(Vec::new()) };

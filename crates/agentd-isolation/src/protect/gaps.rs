@@ -66,7 +66,7 @@ impl Gaps {
         }
     }
 
-    /// Adds the paths of another comparison for causes that this one lacks.
+    /// Adds the gaps of another comparison, except those with a cause that this comparison already has.
     pub fn merge(&mut self, other: Self) {
         for gap in other.0 {
             self.add(&gap.path, gap.cause);

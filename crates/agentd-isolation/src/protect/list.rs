@@ -54,7 +54,7 @@ pub(super) fn suffix(name: &[u8]) -> Option<&'static [u8]> {
     suffixes.find(|end| name.len() > end.len() && name[name.len() - end.len()..].eq_ignore_ascii_case(end))
 }
 
-/// Returns section, path and reason of each line. A line in another form has no entry; a test rejects such a file.
+/// Returns section, path and reason of each line. A malformed line is left out; a test rejects such a file.
 fn entries(source: &str) -> impl Iterator<Item = (Section, &str, &str)> {
     let mut section = None;
     source.lines().filter_map(move |line| match line {
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(sections, known, "entries of an unknown section would belong to the one before");
         let list = [&LIST.git, &LIST.git_reported, &LIST.workspace, &LIST.suffixes];
         assert_eq!(list.map(Vec::len).iter().sum::<usize>(), entries);
-        assert!(LIST.of_repository.iter().all(|name| !name.contains('/')), "`.git` is looked for beside the name");
+        assert!(LIST.of_repository.iter().all(|name| !name.contains('/')), "`.git` is looked for in the directory of the name");
         assert!(LIST.suffixes.iter().all(|end| end.starts_with('.') && end.len() > 1), "{:?}", LIST.suffixes);
     }
 

@@ -60,14 +60,14 @@ fn regular(directory: impl AsFd, path: &Path) -> rustix::io::Result<(File, u64)>
     Ok((File::from(opened), u64::try_from(meta.st_size).unwrap_or(0)))
 }
 
-/// Returns the SHA-256 digest of the first `most` bytes of the regular file at an absolute path.
+/// Returns the SHA-256 digest of the first `max` bytes of the regular file at an absolute path.
 ///
 /// # Errors
 /// The file cannot be opened or read. If no regular file is there, [`is_absent`] is true for the error. `EINTR` after an
 /// interrupt.
-pub(super) fn digest(path: &Path, most: u64, interrupt: &Interrupt) -> rustix::io::Result<[u8; 32]> {
+pub(super) fn digest(path: &Path, max: u64, interrupt: &Interrupt) -> rustix::io::Result<[u8; 32]> {
     let (opened, _) = regular(CWD, path)?;
-    let (mut opened, mut digest, mut buffer) = (opened.take(most), Sha256::new(), vec![0; BUFFER]);
+    let (mut opened, mut digest, mut buffer) = (opened.take(max), Sha256::new(), vec![0; BUFFER]);
     loop {
         if interrupt.is_due() {
             return Err(Errno::INTR);

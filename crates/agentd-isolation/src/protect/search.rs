@@ -302,7 +302,7 @@ impl Search<'_> {
         for name in listing::names(names) {
             let path = directory.join(name);
             self.listed_bytes = self.listed_bytes.saturating_add(path.as_os_str().len());
-            let has_room = self.limits.listed.is_some_and(|most| self.found.listed.len() < most);
+            let has_room = self.limits.listed.is_some_and(|max| self.found.listed.len() < max);
             if !has_room || self.listed_bytes > MAX_LISTED_BYTES {
                 self.found.gaps.add(&path, Cause::TooManyListed);
                 return false;

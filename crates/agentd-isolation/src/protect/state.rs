@@ -109,7 +109,7 @@ pub(super) struct States {
     /// The origin of the paths that are added next.
     pub origin: EntryOrigin,
     /// The number of states at which no more entries of protected directories are added.
-    most: usize,
+    max: usize,
     /// The length of all paths, in bytes.
     path_bytes: usize,
     /// The number of bytes read for digests so far.
@@ -120,8 +120,8 @@ pub(super) struct States {
 }
 
 impl States {
-    pub(super) fn with_limit(most: usize, interrupt: &Interrupt) -> Self {
-        Self { most, interrupt: interrupt.clone(), ..Self::default() }
+    pub(super) fn with_limit(max: usize, interrupt: &Interrupt) -> Self {
+        Self { max, interrupt: interrupt.clone(), ..Self::default() }
     }
 
     /// Adds a path, and everything below it if `deep` is set.
@@ -216,7 +216,7 @@ impl States {
     }
 
     fn is_full(&self) -> bool {
-        self.seen.len() >= self.most || self.path_bytes >= MAX_PATH_BYTES
+        self.seen.len() >= self.max || self.path_bytes >= MAX_PATH_BYTES
     }
 
     /// Adds the entries of a directory; those that are directories themselves are appended to `waiting`.

@@ -64,7 +64,7 @@ fn change_all(project: &Project) -> BTreeMap<PathBuf, How> {
 }
 
 #[test]
-fn comparison_that_is_interrupted_anywhere_says_so_and_the_next_one_reports_the_rest() {
+fn comparison_interrupted_anywhere_is_reported_and_next_one_reports_rest() {
     let mut interrupted = 0;
     for looks in (0..).step_by(7) {
         let project = project_of_all_kinds();

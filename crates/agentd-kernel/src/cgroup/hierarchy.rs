@@ -142,15 +142,18 @@ fn v1_parents(mount: &Mount, places: &str) -> Vec<(Controller, PathBuf)> {
 pub(super) fn v2_parents(mount: &Mount, places: &str) -> Vec<(Controller, PathBuf)> {
     let Some(place) = parse_place(places, "") else { return Vec::new() };
     let own = own_directory(mount, place);
-    let above = own.ancestors().take_while(|dir| dir.starts_with(&mount.point)).filter(|dir| writable(dir) && may_give(dir));
-    let Some((dir, enabled)) = most(above.map(|dir| (dir, enabled(dir)))) else { return Vec::new() };
+    let above =
+        own.ancestors().take_while(|dir| dir.starts_with(&mount.point)).filter(|dir| writable(dir) && may_have_children(dir));
+    let Some((dir, enabled)) = with_most_controllers(above.map(|dir| (dir, enabled(dir)))) else { return Vec::new() };
     // Every group counts processor time and can be frozen.
     let all = enabled.into_iter().chain([Controller::CpuTime, Controller::Freezer]);
     all.map(|controller| (controller, dir.to_path_buf())).collect()
 }
 
 /// Returns the first of the candidates that offer most controllers. Stops at the first candidate that offers all.
-fn most<'a>(candidates: impl Iterator<Item = (&'a Path, Vec<Controller>)>) -> Option<(&'a Path, Vec<Controller>)> {
+fn with_most_controllers<'a>(
+    candidates: impl Iterator<Item = (&'a Path, Vec<Controller>)>,
+) -> Option<(&'a Path, Vec<Controller>)> {
     let mut best: Option<(&Path, Vec<Controller>)> = None;
     for (dir, enabled) in candidates {
         let complete = enabled.len() == ENABLED_BY_PARENT.len();
@@ -167,7 +170,7 @@ fn most<'a>(candidates: impl Iterator<Item = (&'a Path, Vec<Controller>)>) -> Op
 /// Returns true if processes can be placed in child groups with controllers: the group is the root of the hierarchy, or has no
 /// processes itself. In any other group the kernel enables some controllers for threaded children only, which no process can
 /// enter (`cgroup-v2.rst`, "Threads").
-fn may_give(dir: &Path) -> bool {
+fn may_have_children(dir: &Path) -> bool {
     let is_root = !dir.join("cgroup.type").exists();
     is_root || std::fs::read(dir.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty())
 }

@@ -30,7 +30,7 @@ fn start_time(process: &Path) -> Option<u64> {
 }
 
 /// Returns true if the process that created the group `name` is dead. Returns false, so that the group is not removed, for a name
-/// of another form, and if `/proc` belongs to another PID namespace.
+/// that is malformed, and if `/proc` belongs to another PID namespace.
 pub(super) fn is_orphaned(name: &str) -> bool {
     let mut parts = name.split('.');
     let (Some("agentd"), Some(namespace), Some(pid), Some(started), Some(_), None) =

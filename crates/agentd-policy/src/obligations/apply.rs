@@ -5,7 +5,7 @@ use agentd_core::{Limits, Network, Profile, duration};
 use agentd_egress::NetGrant;
 use std::{collections::BTreeSet, fmt::Display, time::Duration};
 
-/// The confinement that a caller requests. What the caller does not state follows from the policies.
+/// The confinement that a caller requests. The policies determine what the caller does not state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestedConfinement {
     /// The profile. Unless stated: `default`, or the weakest permitted one if that is stricter.

@@ -1,9 +1,9 @@
 //! Obligations: the most that a permission allows.
 //!
-//! Each permit states its obligations as annotations (`annotation`); an obligation that a permit does not state has its strictest
-//! usual value. If several permits determine a decision, [`Obligations::meet`] combines them. The meet is the greatest lower
-//! bound of a lattice in each field, so it is commutative, associative and idempotent, and it is never weaker than either permit.
-//! [`Obligations::apply`] compares a request with the result.
+//! Each permit states its obligations as annotations (`annotation`); an obligation that a permit does not state has the value of
+//! [`Obligations::usual`]. If several permits determine a decision, [`Obligations::meet`] combines them. The meet is the greatest
+//! lower bound of a lattice in each field, so it is commutative, associative and idempotent, and it is never weaker than either
+//! permit. [`Obligations::apply`] compares a request with the result.
 
 mod annotation;
 mod apply;

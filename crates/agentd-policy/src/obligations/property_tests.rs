@@ -116,17 +116,17 @@ proptest! {
     #[test]
     fn effective_limits_are_within_the_bounds(bound in obligations(), asked in requested()) {
         if let Ok(effective) = bound.apply(&asked) {
-            let (limits, most) = (&effective.limits, &bound.limits);
+            let (limits, max) = (&effective.limits, &bound.limits);
             prop_assert!(effective.profile <= bound.profile);
-            if let Some(most) = most.wall {
-                prop_assert!(limits.wall.unwrap() + limits.grace.unwrap_or_default() <= most);
+            if let Some(max) = max.wall {
+                prop_assert!(limits.wall.unwrap() + limits.grace.unwrap_or_default() <= max);
             }
-            for (is, most) in [
-                (limits.memory.map(|bytes| bytes.0), most.memory.map(|bytes| bytes.0)),
-                (limits.processes.map(u64::from), most.processes.map(u64::from)),
-                (limits.open_files, most.open_files),
+            for (is, max) in [
+                (limits.memory.map(|bytes| bytes.0), max.memory.map(|bytes| bytes.0)),
+                (limits.processes.map(u64::from), max.processes.map(u64::from)),
+                (limits.open_files, max.open_files),
             ] {
-                prop_assert!(most.is_none() || is.is_some_and(|is| is <= most.unwrap()));
+                prop_assert!(max.is_none() || is.is_some_and(|is| is <= max.unwrap()));
             }
         }
     }

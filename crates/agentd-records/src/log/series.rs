@@ -99,7 +99,7 @@ impl Series {
         Ok(self.last.insert(last))
     }
 
-    /// Creates the file of the unwritten items. What an interrupted commit left in its place is removed.
+    /// Creates the file of the unwritten items. A file of this name that an interrupted commit left is removed.
     fn create(&self) -> Result<LastFile, DiskError> {
         let (index, width) = ((self.count - 1) / WIDTH, (self.count - 1) % WIDTH + 1);
         let full = self.root.join(self.kind.full(index));
@@ -113,7 +113,7 @@ impl Series {
         Ok(LastFile { file, path })
     }
 
-    /// Opens the last file, and cuts off what an interrupted commit left after its items.
+    /// Opens the last file, and truncates data that an interrupted commit left after the items of the file.
     fn reopen(&mut self, path: &Path, items: &[u8]) -> Result<(), DiskError> {
         let (index, width) = (self.count / WIDTH, self.count % WIDTH);
         let folder = self.root.join(self.kind.partial(index));

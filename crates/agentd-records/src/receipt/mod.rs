@@ -216,7 +216,7 @@ pub enum ReceiptError {
     #[error("receipt: envelope: {0} is not canonical base64: the receipt was changed — do not trust it")]
     Base64(&'static str),
     /// The envelope does not have exactly one signature.
-    #[error("receipt: envelope: it has {0} signatures instead of one — do not trust it")]
+    #[error("receipt: envelope: {0} signatures instead of one — do not trust this receipt")]
     Signatures(usize),
     /// The key is unknown.
     #[error(

@@ -250,7 +250,7 @@ proptest::proptest! {
 }
 
 #[test]
-fn receipt_of_a_backend_that_was_not_probed_says_so() {
+fn receipt_states_that_backend_was_not_probed() {
     let words = |receipt| {
         let signed = sign(receipt, vec![Subject::new("stdout", ContentDigest::of(b"out"))], &signer()).unwrap();
         verify(signed.as_bytes(), &ring(), now()).unwrap().to_string()

@@ -30,7 +30,7 @@ impl SandboxStore {
         self.replay_journal(lock)
     }
 
-    /// Moves the sandboxes in the journal to their places.
+    /// Moves each sandbox in the journal to the directory of named sandboxes.
     pub(super) fn replay_journal(&self, _lock: &Lock) -> Result<(), StoreError> {
         if !exists(&self.journal())? {
             return Ok(());

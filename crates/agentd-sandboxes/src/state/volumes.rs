@@ -131,7 +131,7 @@ impl SandboxStore {
     pub(super) fn check_volume_count(&self, record: &Record, stack: &[LayerId]) -> Result<(), StoreError> {
         let volumes = stack.iter().filter_map(|layer| self.volume_of(*layer).transpose()).collect::<Result<BTreeSet<_>, _>>()?;
         if volumes.len() >= MAX_VOLUMES {
-            Err(StoreError::TooDeep { name: record.name.clone(), most: MAX_VOLUMES })
+            Err(StoreError::TooDeep { name: record.name.clone(), max: MAX_VOLUMES })
         } else {
             Ok(())
         }

@@ -76,13 +76,13 @@ impl Extraction {
         Ok(())
     }
 
-    /// Creates a regular file of at most `most` bytes, without set-id bits. Returns the number of bytes.
-    pub(super) fn file(&mut self, name: &[u8], mode: u32, data: &mut dyn Read, most: u64) -> Result<u64, Refused> {
+    /// Creates a regular file of at most `max` bytes, without set-id bits. Returns the number of bytes.
+    pub(super) fn file(&mut self, name: &[u8], mode: u32, data: &mut dyn Read, max: u64) -> Result<u64, Refused> {
         let (parent, last) = self.new_place(name)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let created = openat(&parent, last, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| entry(name, errno))?;
         let mut file = File::from(created);
-        let written = copy(data, &mut file, most, name)?;
+        let written = copy(data, &mut file, max, name)?;
         fchmod(&file, Mode::from_raw_mode(mode & 0o777)).map_err(|errno| entry(name, errno))?;
         Ok(written)
     }
@@ -113,8 +113,8 @@ impl Extraction {
         Ok(())
     }
 
-    /// Creates the links, sets the permissions of the directories, and gives the directory its name. Returns the links that were
-    /// not created.
+    /// Creates the links, sets the permissions of the directories, and renames the staging directory to its final name. Returns
+    /// the links that were not created.
     pub(super) fn finish(mut self, path: &[u8]) -> Result<Vec<(Vec<u8>, String)>, ToolError> {
         let failed = |errno| ToolError::system("extract to", path, errno);
         let mut refused = Vec::new();
@@ -220,7 +220,7 @@ fn entry(name: &[u8], errno: Errno) -> Refused {
     Refused::All(ToolError::system("extract", name, errno))
 }
 
-fn copy(data: &mut dyn Read, file: &mut File, most: u64, name: &[u8]) -> Result<u64, Refused> {
+fn copy(data: &mut dyn Read, file: &mut File, max: u64, name: &[u8]) -> Result<u64, Refused> {
     let (mut buffer, mut written) = (vec![0; 64 << 10], 0_u64);
     loop {
         let read = match data.read(&mut buffer) {
@@ -230,7 +230,7 @@ fn copy(data: &mut dyn Read, file: &mut File, most: u64, name: &[u8]) -> Result<
             Err(error) => return Err(Refused::All(agentd_archive::UnpackError::from_stream(error).into())),
         };
         written += read as u64;
-        if written > most {
+        if written > max {
             let why = "the files of the archive are larger than the limit — raise `max_bytes`, unless it is a bomb";
             return Err(Refused::All(ToolError::at(ErrorCode::Limit, "extract", name, why)));
         }

@@ -67,9 +67,9 @@ fn xz(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// A directory with the file `archive`, and `outside`, which no archive may change.
-struct Ground(tempfile::TempDir);
+struct ArchiveDir(tempfile::TempDir);
 
-impl Ground {
+impl ArchiveDir {
     fn new(archive: &[u8]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("archive"), archive).unwrap();
@@ -122,13 +122,13 @@ const TREE: [TarEntry<'static>; 5] = [
 fn archive_of_each_compression_is_listed_and_extracted() {
     let plain = tar(&TREE);
     for (format, bytes) in [("tar", plain.clone()), ("tar.gz", gzip(&plain)), ("tar.xz", xz(&plain)), ("tar.zst", zstd(&plain))] {
-        let ground = Ground::new(&bytes);
-        let listed = ground.list().unwrap();
+        let archive_dir = ArchiveDir::new(&bytes);
+        let listed = archive_dir.list().unwrap();
         assert_eq!((listed.format.as_str(), listed.count, listed.bytes, listed.truncated), (format, 5, 8, None));
-        assert!(!ground.new_directory().exists());
-        let extracted = ground.extract().unwrap();
+        assert!(!archive_dir.new_directory().exists());
+        let extracted = archive_dir.extract().unwrap();
         assert_eq!((extracted.entries.len(), extracted.count, extracted.bytes), (0, 5, 8), "{format}");
-        let new = ground.new_directory();
+        let new = archive_dir.new_directory();
         assert_eq!(fs::read(new.join("hard")).unwrap(), b"content\xff");
         assert_eq!(fs::read_link(new.join("dir/link")).unwrap(), Path::new("../top"));
         assert_eq!(fs::metadata(new.join("dir/file")).unwrap().mode() & 0o7777, 0o755);
@@ -139,18 +139,18 @@ fn archive_of_each_compression_is_listed_and_extracted() {
 
 #[test]
 fn zip_archive_is_listed_and_extracted() {
-    let ground = Ground::new(&zip(&[
+    let archive_dir = ArchiveDir::new(&zip(&[
         ("dir/", 0o755, b""),
         ("dir/file", 0o100_755, b"content"),
         ("dir/link", 0o120_777, b"../top"),
         ("top", 0o100_600, b"x"),
     ]));
-    let listed = ground.list().unwrap();
+    let listed = archive_dir.list().unwrap();
     assert_eq!((listed.format.as_str(), listed.count, listed.bytes), ("zip", 4, 8));
-    let extracted = ground.extract().unwrap();
+    let extracted = archive_dir.extract().unwrap();
     assert_eq!((extracted.entries.len(), extracted.count, extracted.bytes), (0, 4, 8));
-    assert_eq!(fs::read(ground.new_directory().join("dir/file")).unwrap(), b"content");
-    assert_eq!(fs::read_link(ground.new_directory().join("dir/link")).unwrap(), Path::new("../top"));
+    assert_eq!(fs::read(archive_dir.new_directory().join("dir/file")).unwrap(), b"content");
+    assert_eq!(fs::read_link(archive_dir.new_directory().join("dir/link")).unwrap(), Path::new("../top"));
 }
 
 #[test]
@@ -170,13 +170,14 @@ fn entry_that_leads_out_is_refused_and_the_others_are_extracted() {
         (b".", EntryType::Symlink, b"outside", b"", 0o777),
         (b"good", EntryType::Regular, b"", b"x", 0o644),
     ];
-    let ground = Ground::new(&tar(&entries));
-    let result = ground.extract().unwrap();
+    let archive_dir = ArchiveDir::new(&tar(&entries));
+    let result = archive_dir.extract().unwrap();
     assert_eq!((result.count, result.bytes), (1, 1));
     assert_eq!(refused(&result).len(), 12);
     assert!(refused(&result).iter().all(|(_, is_refused)| *is_refused));
-    assert_eq!(fs::read_dir(ground.new_directory()).unwrap().count(), 1);
-    let zipped = Ground::new(&zip(&[("../outside/file", 0o644, b"x"), ("up", 0o120_777, b"../outside"), ("good", 0o644, b"x")]));
+    assert_eq!(fs::read_dir(archive_dir.new_directory()).unwrap().count(), 1);
+    let zipped =
+        ArchiveDir::new(&zip(&[("../outside/file", 0o644, b"x"), ("up", 0o120_777, b"../outside"), ("good", 0o644, b"x")]));
     assert_eq!(zipped.extract().unwrap().count, 1);
     assert_eq!(fs::read_dir(zipped.new_directory()).unwrap().count(), 1);
 }
@@ -190,10 +191,10 @@ fn nothing_is_written_through_a_link_of_the_archive() {
         (b"file2", EntryType::Symlink, b"here", b"", 0o777),
         (b"file2", EntryType::Regular, b"", b"y", 0o644),
     ];
-    let ground = Ground::new(&tar(&entries));
-    let result = ground.extract().unwrap();
+    let archive_dir = ArchiveDir::new(&tar(&entries));
+    let result = archive_dir.extract().unwrap();
     assert_eq!(refused(&result), [("here".to_owned(), true), ("file2".to_owned(), true)]);
-    let new = ground.new_directory();
+    let new = archive_dir.new_directory();
     assert!(new.join("here").is_dir() && fs::read(new.join("here/file")).unwrap() == b"x");
     assert_eq!(fs::read(new.join("file2")).unwrap(), b"y");
 }
@@ -206,9 +207,9 @@ fn later_entry_replaces_an_earlier_file_but_no_directory() {
         (b"d/x", EntryType::Regular, b"", b"", 0o644),
         (b"d", EntryType::Regular, b"", b"", 0o644),
     ];
-    let ground = Ground::new(&tar(&entries));
-    assert_eq!(refused(&ground.extract().unwrap()), [("d".to_owned(), true)]);
-    assert_eq!(fs::read(ground.new_directory().join("a")).unwrap(), b"2");
+    let archive_dir = ArchiveDir::new(&tar(&entries));
+    assert_eq!(refused(&archive_dir.extract().unwrap()), [("d".to_owned(), true)]);
+    assert_eq!(fs::read(archive_dir.new_directory().join("a")).unwrap(), b"2");
 }
 
 #[test]
@@ -217,12 +218,12 @@ fn bomb_ends_with_an_error_and_leaves_nothing() {
     let plain = tar(&[(b"zeros", EntryType::Regular, b"", &zeros, 0o644)]);
     let small = |request: &mut ArchiveRequest| request.max_bytes = Some(1 << 20);
     for bytes in [gzip(&plain), zstd(&plain), xz(&plain), plain.clone(), zip(&[("zeros", 0o644, &zeros)])] {
-        let ground = Ground::new(&bytes);
+        let archive_dir = ArchiveDir::new(&bytes);
         for extract in [true, false] {
-            assert_eq!(ground.read(extract, small).unwrap_err().code, ErrorCode::Limit);
-            assert!(!ground.new_directory().exists());
+            assert_eq!(archive_dir.read(extract, small).unwrap_err().code, ErrorCode::Limit);
+            assert!(!archive_dir.new_directory().exists());
         }
-        assert_eq!(ground.extract().unwrap().bytes, 8 << 20);
+        assert_eq!(archive_dir.extract().unwrap().bytes, 8 << 20);
     }
     assert_eq!(receiver::plain_limit(1000, u64::MAX), limits::RATIO_FREE);
     assert_eq!(receiver::plain_limit(1 << 20, u64::MAX), limits::RATIO << 20);
@@ -233,32 +234,32 @@ fn malformed_archive_is_refused_and_leaves_nothing() {
     let plain = tar(&TREE);
     let gzipped = gzip(&plain);
     for bytes in [&b""[..], b"text", &b"text".repeat(1000), &gzipped[..gzipped.len() / 2], b"PK\x03\x04", b"\xfd7zXZ\0\0\0"] {
-        let ground = Ground::new(bytes);
-        assert_eq!(ground.list().unwrap_err().code, ErrorCode::Malformed, "{bytes:?}");
-        assert_eq!(ground.extract().unwrap_err().code, ErrorCode::Malformed, "{bytes:?}");
-        assert!(!ground.new_directory().exists());
+        let archive_dir = ArchiveDir::new(bytes);
+        assert_eq!(archive_dir.list().unwrap_err().code, ErrorCode::Malformed, "{bytes:?}");
+        assert_eq!(archive_dir.extract().unwrap_err().code, ErrorCode::Malformed, "{bytes:?}");
+        assert!(!archive_dir.new_directory().exists());
     }
 }
 
 #[test]
 fn directory_that_is_not_empty_is_not_replaced() {
-    let ground = Ground::new(&tar(&TREE));
-    fs::create_dir(ground.new_directory()).unwrap();
-    ground.extract().unwrap();
-    assert_eq!(ground.extract().unwrap_err().code, ErrorCode::AlreadyExists);
-    fs::remove_dir_all(ground.new_directory()).unwrap();
-    fs::write(ground.new_directory(), "file").unwrap();
-    assert_eq!(ground.extract().unwrap_err().code, ErrorCode::AlreadyExists);
-    assert_eq!(fs::read(ground.new_directory()).unwrap(), b"file");
+    let archive_dir = ArchiveDir::new(&tar(&TREE));
+    fs::create_dir(archive_dir.new_directory()).unwrap();
+    archive_dir.extract().unwrap();
+    assert_eq!(archive_dir.extract().unwrap_err().code, ErrorCode::AlreadyExists);
+    fs::remove_dir_all(archive_dir.new_directory()).unwrap();
+    fs::write(archive_dir.new_directory(), "file").unwrap();
+    assert_eq!(archive_dir.extract().unwrap_err().code, ErrorCode::AlreadyExists);
+    assert_eq!(fs::read(archive_dir.new_directory()).unwrap(), b"file");
 }
 
 #[test]
 fn glob_and_limit_choose_entries() {
-    let ground = Ground::new(&tar(&TREE));
-    let listed = ground.read(false, |request| request.max_entries = Some(2)).unwrap();
+    let archive_dir = ArchiveDir::new(&tar(&TREE));
+    let listed = archive_dir.read(false, |request| request.max_entries = Some(2)).unwrap();
     assert_eq!((listed.entries.len(), listed.count, listed.truncated), (2, 5, Some(Truncation::Count)));
-    let extracted = ground.read(true, |request| request.glob = vec!["top".to_owned()]).unwrap();
-    assert_eq!((extracted.count, fs::read_dir(ground.new_directory()).unwrap().count()), (1, 1));
+    let extracted = archive_dir.read(true, |request| request.glob = vec!["top".to_owned()]).unwrap();
+    assert_eq!((extracted.count, fs::read_dir(archive_dir.new_directory()).unwrap().count()), (1, 1));
 }
 
 mod random {
@@ -290,9 +291,9 @@ mod random {
                     (name.as_bytes(), *kind, link, content, 0o644)
                 })
                 .collect();
-            let ground = Ground::new(&tar(&entries));
-            if ground.extract().is_ok() {
-                let inside = fs::canonicalize(ground.new_directory()).unwrap();
+            let archive_dir = ArchiveDir::new(&tar(&entries));
+            if archive_dir.extract().is_ok() {
+                let inside = fs::canonicalize(archive_dir.new_directory()).unwrap();
                 let mut waiting = vec![inside.clone()];
                 while let Some(directory) = waiting.pop() {
                     for entry in fs::read_dir(directory).unwrap() {

@@ -1,4 +1,4 @@
-//! What follows after a response: nothing, or the next request.
+//! Decides whether a response is a redirect to follow, and builds the next request.
 
 use super::{
     headers::remove_credentials,
@@ -38,10 +38,10 @@ impl WebRequest {
         status: StatusCode,
         location: Option<&HeaderValue>,
     ) -> Result<Option<Self>, ToolError> {
-        let most = limits::REDIRECTS.of(request.max_redirects);
-        let (301 | 302 | 303 | 307 | 308, Some(location), true) = (status.as_u16(), location, most > 0) else { return Ok(None) };
-        if self.followed.len() as u64 >= most {
-            let why = format!("{}: more than {most} redirects — raise `max_redirects`, unless it is a loop", self.url.host);
+        let max = limits::REDIRECTS.of(request.max_redirects);
+        let (301 | 302 | 303 | 307 | 308, Some(location), true) = (status.as_u16(), location, max > 0) else { return Ok(None) };
+        if self.followed.len() as u64 >= max {
+            let why = format!("{}: more than {max} redirects — raise `max_redirects`, unless it is a loop", self.url.host);
             return Err(ToolError::new(ErrorCode::Limit, why));
         }
         let refused = |why: &str| {

@@ -111,7 +111,7 @@ fn authorization(request: &CloneRequest, variable: &dyn Fn(&str) -> Option<OsStr
     let Some(credential) = &request.credential else { return Ok(None) };
     let secret = &credential.secret;
     if credential.user.contains(':') || credential.user.chars().any(char::is_control) || credential.user.len() > 255 {
-        return Err(invalid("user: it contains a colon or a control character, or is too long"));
+        return Err(invalid("user: contains a colon or a control character, or is too long"));
     }
     let missing =
         || invalid(&format!("credential: the sandbox has no secret {secret:?} — name it by --secret {secret}@HOST/basic=SOURCE"));

@@ -42,7 +42,7 @@ impl StagedDirectory {
         Ok(Self { place, name, root, finished: false })
     }
 
-    /// Gives the directory its name.
+    /// Renames the directory to its final name.
     ///
     /// # Errors
     /// Something exists at `path` by now.

@@ -10,15 +10,15 @@ const MAX_PATHS: usize = 4 << 20;
 /// The changes that a watch has seen.
 pub(super) struct SeenChanges {
     globs: Override,
-    most: u64,
+    max: u64,
     bytes: usize,
     list: Vec<WatchedChange>,
 }
 
 impl SeenChanges {
-    /// Creates a list of at most `most` changes.
-    pub(super) fn new(globs: Override, most: u64) -> Self {
-        Self { globs, most, bytes: 0, list: Vec::new() }
+    /// Creates a list of at most `max` changes.
+    pub(super) fn new(globs: Override, max: u64) -> Self {
+        Self { globs, max, bytes: 0, list: Vec::new() }
     }
 
     /// Returns the changes.
@@ -40,7 +40,7 @@ impl SeenChanges {
         }
         self.bytes += bytes;
         self.list.push(change);
-        (self.list.len() as u64 >= self.most).then_some(WatchEnd::Count)
+        (self.list.len() as u64 >= self.max).then_some(WatchEnd::Count)
     }
 
     fn matches(&self, path: &[u8], directory: bool) -> bool {
@@ -55,8 +55,8 @@ mod tests {
     use super::*;
     use crate::tree::globs;
 
-    fn seen(patterns: &[&str], most: u64) -> SeenChanges {
-        SeenChanges::new(globs(&patterns.iter().map(|&text| text.to_owned()).collect::<Vec<_>>()).unwrap(), most)
+    fn seen(patterns: &[&str], max: u64) -> SeenChanges {
+        SeenChanges::new(globs(&patterns.iter().map(|&text| text.to_owned()).collect::<Vec<_>>()).unwrap(), max)
     }
 
     #[test]

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn signal_ends_the_comparison_that_runs_and_the_report_says_what_was_not_compared() {
+    async fn signal_ends_comparison_and_report_names_uncompared_path() {
         let _alone = SIGNAL.lock().await;
         let root = tempfile::tempdir().unwrap();
         let compared = Comparison::begin(&grants(&root), None);

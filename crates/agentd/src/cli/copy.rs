@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refused_copy_says_what_to_do() {
+    fn refused_copy_error_has_remedy() {
         let folder = folder();
         rustix::fs::mknodat(CWD, folder.at("fifo"), FileType::Fifo, 0o600.into(), 0).unwrap();
         fs::create_dir_all(folder.at("dir/own")).unwrap();

@@ -160,8 +160,8 @@ impl ShownAccount {
 impl std::fmt::Display for ShownAccount {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { name, quota, used, .. } = self;
-        let of = |used: String, most: Option<String>| most.map_or(used.clone(), |most| format!("{used} of {most}"));
-        let running = of(used.in_flight.to_string(), quota.concurrency.map(|most| most.to_string()));
+        let of = |used: String, max: Option<String>| max.map_or(used.clone(), |max| format!("{used} of {max}"));
+        let running = of(used.in_flight.to_string(), quota.concurrency.map(|max| max.to_string()));
         let cpu = of(duration::text(used.cpu.saturating_add(used.cpu_reserved)), quota.cpu_per_day.map(duration::text));
         let begin = used.available.map_or_else(
             || "any number".to_owned(),

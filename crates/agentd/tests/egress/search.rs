@@ -43,14 +43,14 @@ pub fn in_memory(pid: u32, text: &str) -> Option<bool> {
         let (mut at, to) = (u64::from_str_radix(from, 16).unwrap(), u64::from_str_radix(to, 16).unwrap());
         let mut kept = 0;
         while at < to && memory.seek(SeekFrom::Start(at)).is_ok() {
-            let most = usize::try_from(to - at).unwrap().min(PIECE - kept);
+            let max = usize::try_from(to - at).unwrap().min(PIECE - kept);
             // Runtimes reserve many gigabytes that they do not use.
-            if !is_used(&mut pages, at, most) {
-                (at, kept) = (at + most as u64, 0);
+            if !is_used(&mut pages, at, max) {
+                (at, kept) = (at + max as u64, 0);
                 continue;
             }
             // Some mappings of the kernel cannot be read.
-            let Ok(read) = memory.read(&mut piece[kept..kept + most]) else { break };
+            let Ok(read) = memory.read(&mut piece[kept..kept + max]) else { break };
             if read == 0 {
                 break;
             }

@@ -60,7 +60,7 @@ fn credentials(host: &str) -> Vec<String> {
     heads("tls").into_iter().filter(of_host).map(credential).collect()
 }
 
-/// What the server shows of the credential, as it arrives in the sandbox.
+/// The part of the server's response that shows the credential, as it arrives in the sandbox.
 const REFLECTED: &str = "you sent authorization: Bearer ****";
 
 const HOLD: &str = "
@@ -312,7 +312,7 @@ fn agent(backend: &str) {
     let output = run(&["--preset", "codex"], script, &[("OPENAI_API_KEY", VALUE)]);
     let printed = text(&output.stdout);
     assert!(printed.starts_with("tls /v1/responses\nsk-") && output.stderr.is_empty(), "{output:?}");
-    // An option gives the key instead of a variable, and `--net preset=` grants the hosts only.
+    // An option states the key instead of a variable, and `--net preset=` grants the hosts only.
     let options = ["--preset", "codex", "--secret", "CODEX_API_KEY@api.openai.com=env:MY_KEY"];
     let output = run(&options, script, &[("MY_KEY", VALUE), ("OPENAI_API_KEY", "another-value-of-the-caller")]);
     assert!(text(&output.stdout).starts_with("tls /v1/responses\nsk-"), "{output:?}");

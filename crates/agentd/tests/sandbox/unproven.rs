@@ -181,7 +181,7 @@ fn proof_of_the_daemon_uses_no_temporary_directory_that_a_command_may_change() {
 }
 
 #[test]
-fn proof_of_the_daemon_follows_no_directory_that_a_command_exchanges_meanwhile() {
+fn daemon_proof_does_not_follow_directory_replaced_by_command() {
     let mut unproven = Unproven::new();
     let granted = unproven.place.path("granted");
     unproven.create(granted.to_str().unwrap());

@@ -1,4 +1,4 @@
-//! A payload prepared the ground, or changes it meanwhile.
+//! Operations in directories that a payload has prepared, or changes at the same time.
 
 use crate::{Place, support, table};
 use agentd::{
@@ -17,7 +17,7 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
     table![
         backend,
         link_of_payload_does_not_lead_out,
-        path_exchanged_meanwhile_does_not_lead_out,
+        concurrently_replaced_path_does_not_lead_out,
         fifo_of_payload_is_refused_without_waiting,
     ]
 }
@@ -54,7 +54,7 @@ async fn link_of_payload_does_not_lead_out(backend: &'static str) {
     place.end().await;
 }
 
-async fn path_exchanged_meanwhile_does_not_lead_out(backend: &'static str) {
+async fn concurrently_replaced_path_does_not_lead_out(backend: &'static str) {
     let place = Place::private(backend).await;
     place.payload("mkdir dir && printf inside >dir/passwd").await;
     let exchange = "while :; do mv dir aside && ln -s /etc dir && rm dir && mv aside dir; done";

@@ -15,7 +15,7 @@ pub fn trials(backend: &'static str) -> Vec<Trial> {
         every_operation_works,
         content_and_names_are_exact,
         databases_are_queried_and_changed,
-        watch_reports_what_a_payload_does_meanwhile,
+        watch_reports_changes_by_concurrent_payload,
     ]
 }
 
@@ -102,7 +102,7 @@ async fn databases_are_queried_and_changed(backend: &'static str) {
     place.end().await;
 }
 
-async fn watch_reports_what_a_payload_does_meanwhile(backend: &'static str) {
+async fn watch_reports_changes_by_concurrent_payload(backend: &'static str) {
     let place = Place::private(backend).await;
     place.payload("mkdir -p src/deep \"$PWD.out\" && ln -s \"$PWD.out\" link").await;
     // The payload repeats its changes, because nothing says when the watch begins.

@@ -117,7 +117,7 @@ fn delegate(run: &Path) -> Result<Vec<PathBuf>, LabError> {
     Ok(groups)
 }
 
-/// Gives a new group the processors and memory nodes of its parent: without them, it accepts no process
+/// Assigns a new group the processors and memory nodes of its parent: without them, it accepts no process
 /// (`cgroup-v1/cpusets.rst`).
 fn copy_cpuset(parent: &Path, group: &Path) -> Result<(), LabError> {
     for name in ["cpuset.cpus", "cpuset.mems"] {

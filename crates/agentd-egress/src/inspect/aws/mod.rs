@@ -75,7 +75,7 @@ impl AwsKey {
     /// Takes over a key, whose text form is `ID:SECRET` or `ID:SECRET:TOKEN`.
     ///
     /// # Errors
-    /// The text has another form, or a part of it cannot be masked or sent in a header.
+    /// The text is malformed, or a part of it cannot be masked or sent in a header.
     pub fn new(placeholder: AwsPlaceholder, value: &str, host: SecretHost, scope: AwsScope) -> Result<Self, InspectionError> {
         let parts: Vec<_> = value.splitn(3, ':').map(|part| Zeroizing::new(part.as_bytes().to_vec())).collect();
         let (id, secret, token) = match <[_; 2]>::try_from(parts) {

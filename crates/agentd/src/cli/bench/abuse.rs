@@ -48,6 +48,6 @@ async fn slowest(sandbox: &Arc<dyn Sandbox>, server: SocketAddr) -> Result<Durat
     times.sort_unstable();
     match times.get(times.len() * 99 / 100) {
         Some(time) if outcome.exit_code == Some(0) => Ok(Duration::from_micros(*time)),
-        _ => Err(format!("measure connections beside a flood: the client failed: {outcome:?}").into()),
+        _ => Err(format!("measure connections during a flood: the client failed: {outcome:?}").into()),
     }
 }

@@ -59,7 +59,7 @@ pub(super) struct Granted {
     pub connect_longer: Duration,
     /// The time of many connections at once, relative to plain loopback. `None` if this process may not open that many.
     pub at_once: Option<f64>,
-    /// The 99th percentile of the time of a connection beside a sandbox that floods its gateway, relative to the time without
+    /// The 99th percentile of the time of a connection while another sandbox floods its gateway, relative to the time without
     /// that sandbox. `None` for a virtual machine.
     pub beside_flood: Option<f64>,
 }

@@ -24,7 +24,7 @@ use std::{
 /// The backend that the rows name. No sandbox is created.
 const BACKEND: &str = "linux-native";
 
-/// What admission decides by.
+/// The inputs of admission.
 struct Deciding {
     capabilities: CapabilityRegistry,
     policies: LivePolicies,
@@ -59,7 +59,7 @@ pub(super) async fn rows(figures: &mut Vec<Figure>) -> Result<Option<Scratch>, F
 }
 
 impl Deciding {
-    /// Returns the capabilities that agentd contains, and the policy for one developer: `folder` contains no other.
+    /// Returns the capabilities that agentd contains, and the default policy: `folder` contains no other.
     fn new(folder: &Path) -> Result<Self, Failure> {
         let capabilities = CapabilityRegistry::built_in()?;
         let words = vocabulary(&capabilities, [(BACKEND, true)])?;
@@ -103,7 +103,7 @@ async fn submitted(engine: &Engine) -> Result<Duration, Failure> {
     let intent = intent();
     let started = Instant::now();
     let Submitted::Execute(execution) = engine.submit(intent).await? else {
-        return Err("measure an intent: it is not executed".into());
+        return Err("measure an intent: the intent was not executed".into());
     };
     let outcome = Outcome {
         reason: EndReason::Exited,
