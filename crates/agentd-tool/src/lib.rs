@@ -28,6 +28,7 @@ mod list;
 pub mod permissions;
 mod read;
 mod relocate;
+mod rename;
 mod replacement;
 pub mod request;
 mod resolve;

@@ -3,6 +3,7 @@
 use crate::{
     error::{ErrorCode, ToolError},
     permissions::Permissions,
+    rename::{Name, rename_without_replacing},
     request::{MoveRequest, RemoveRequest},
     resolve::{LastLink, NamedPlace, Resolver, kind},
     response::{MoveResult, NodeKind, RemoveResult},
@@ -10,7 +11,7 @@ use crate::{
 };
 use agentd_disk::erase;
 use rustix::{
-    fs::{AtFlags, OFlags, RenameFlags, Stat, renameat, renameat_with, unlinkat},
+    fs::{AtFlags, OFlags, Stat, renameat, unlinkat},
     io::Errno,
 };
 use std::os::fd::AsFd;
@@ -44,10 +45,11 @@ pub(crate) fn relocate(resolver: &Resolver, request: &MoveRequest) -> Result<Mov
     let to = resolver.resolve("move to", target, LastLink::Keep)?.require_name("move to", target)?;
     let missing = || ToolError::system("move", source, Errno::NOENT);
     let found = from.stat().map_err(|errno| ToolError::system("move", source, errno))?.ok_or_else(missing)?;
+    let [old, new] = [&from, &to].map(|place| Name { directory: place.directory.as_fd(), name: &place.name });
     let renamed = if request.replace {
-        renameat(&from.directory, &from.name, &to.directory, &to.name)
+        renameat(old.directory, old.name, new.directory, new.name)
     } else {
-        renameat_with(&from.directory, &from.name, &to.directory, &to.name, RenameFlags::NOREPLACE)
+        rename_without_replacing(old, new)
     };
     match renamed {
         Ok(()) => Ok(MoveResult { copied: false }),

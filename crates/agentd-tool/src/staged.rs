@@ -3,10 +3,11 @@
 use crate::{
     error::{ErrorCode, ToolError},
     permissions::Permissions,
+    rename::{Name, rename_without_replacing},
     resolve::NamedPlace,
 };
 use rustix::{
-    fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Stat, Uid, fchmod, fchown, fstat, openat, renameat, renameat_with, unlinkat},
+    fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, fstat, openat, renameat, unlinkat},
     io::Errno,
     rand::{GetRandomFlags, getrandom},
 };
@@ -30,12 +31,14 @@ impl<'a> StagedFile<'a> {
     pub(crate) fn create(place: &'a NamedPlace, old: Option<&Stat>, mode: Permissions) -> Result<Self, Errno> {
         let name = temporary_name()?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&place.directory, &name, flags, Mode::RUSR | Mode::WUSR)?;
+        // File systems of some virtual machines ignore chmod(2), but not the mode of a new file.
+        let mode = Mode::from_raw_mode(mode.bits());
+        let file = openat(&place.directory, &name, flags, mode)?;
         let staged = Self { place, name, file: File::from(file), committed: false };
         if let Some(old) = old {
             staged.take_owner(old)?;
         }
-        fchmod(&staged.file, Mode::from_raw_mode(mode.bits()))?;
+        fchmod(&staged.file, mode)?;
         Ok(staged)
     }
 
@@ -61,7 +64,7 @@ impl<'a> StagedFile<'a> {
         if replace {
             renameat(directory, &self.name, directory, to)?;
         } else {
-            renameat_with(directory, &self.name, directory, to, RenameFlags::NOREPLACE)?;
+            rename_without_replacing(Name { directory, name: &self.name }, Name { directory, name: to })?;
         }
         self.committed = true;
         if sync {

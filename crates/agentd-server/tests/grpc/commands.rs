@@ -1,7 +1,7 @@
 //! Commands that the tests run, in the test's own process: their names are the parameter `command` of `shell.exec.v1`.
 
 use agentd_core::{Captured, EndReason, Outcome, Usage};
-use agentd_engine::{EndedIntent, Executed, Execution, Ran};
+use agentd_engine::{EndedIntent, Executed, Execution, RunResult};
 use agentd_records::ContentDigest;
 use agentd_server::{CallEvent, CallInput, CallStreams, ExecuteError, ExecutionCall, Executor};
 use async_trait::async_trait;
@@ -32,7 +32,7 @@ impl Executor for Commands {
         let exit_code = (reason == EndReason::Exited).then_some(0);
         let outcome =
             Outcome { reason, exit_code, signal: None, usage: Usage::default(), stdout: output, stderr: Captured::default() };
-        let ran = Ran::Command(Ok(outcome), [command.as_bytes(), b""].map(ContentDigest::of));
+        let ran = RunResult::Command(Ok(outcome), [command.as_bytes(), b""].map(ContentDigest::of));
         let executed = Executed { backend: "container", controls: &[], evidence: &[], egress: None, ran };
         Ok((execution.finish(executed).await?, vec!["a notice".to_owned()]))
     }

@@ -4,7 +4,7 @@
 
 use agentd_core::{Captured, EndReason, Outcome, Usage};
 use agentd_engine::{
-    CapabilityRegistry, EndedIntent, Engine, EngineParts, Executed, Execution, LiveQuotas, Operation, Ran, vocabulary,
+    CapabilityRegistry, EndedIntent, Engine, EngineParts, Executed, Execution, LiveQuotas, Operation, RunResult, vocabulary,
 };
 use agentd_policy::{IfMissing, LivePolicies, PolicyPrincipal, PrincipalKind};
 use agentd_records::{ContentDigest, Records};
@@ -54,7 +54,7 @@ impl Executor for Unsandboxed {
             stdout: Captured { head: ended.map(|output| output.stdout).unwrap_or_default(), ..Captured::default() },
             stderr: Captured::default(),
         };
-        let ran = Ran::Command(Ok(outcome), [ContentDigest::of(b""); 2]);
+        let ran = RunResult::Command(Ok(outcome), [ContentDigest::of(b""); 2]);
         let executed = Executed { backend: "container", controls: &[], evidence: &[], egress: None, ran };
         Ok((execution.finish(executed).await?, Vec::new()))
     }

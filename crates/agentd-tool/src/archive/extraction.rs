@@ -1,5 +1,8 @@
 //! Creates the files of an archive in a temporary directory, which gets its final name when everything is in it.
 //!
+//! Files and directories are created with their permissions, because file systems of some virtual machines ignore chmod(2).
+//! The permissions are set once more at the end, because the umask may have restricted them.
+//!
 //! Every call is relative to a directory that was opened without following a link. Links are created last, so nothing is ever
 //! created through a link of the archive.
 
@@ -28,13 +31,16 @@ use std::{
 /// The maximum length of the names of links and directories, which are held in memory until the end, in bytes.
 const MAX_NAMES: usize = 64 << 20;
 
+/// The mode of a directory for which the archive has no entry.
+const DIRECTORY: Mode = Mode::from_bits_retain(0o755);
+
 /// An extraction in progress. The temporary directory is removed if the extraction is dropped before its end.
 pub(super) struct Extraction {
     place: NamedPlace,
     staging: OsString,
     root: OwnedFd,
     links: Vec<(Vec<u8>, Vec<u8>)>,
-    directories: Vec<(Vec<u8>, u32)>,
+    directories: Vec<(Vec<u8>, Mode)>,
     held: usize,
     finished: bool,
 }
@@ -58,11 +64,14 @@ impl Extraction {
     pub(super) fn begin(resolver: &Resolver, path: &[u8]) -> Result<Self, ToolError> {
         let failed = |errno| ToolError::system("extract to", path, errno);
         let place = resolver.resolve("extract to", path, LastLink::Keep)?.require_name("extract to", path)?;
-        if place.stat().map_err(failed)?.is_some_and(|found| kind(&found) != NodeKind::Directory) {
+        let replaced = place.stat().map_err(failed)?;
+        if replaced.is_some_and(|found| kind(&found) != NodeKind::Directory) {
             return Err(failed(Errno::EXIST));
         }
+        // Nobody may read or change the files who may not do so in the directory that is replaced.
+        let mode = replaced.map_or(DIRECTORY, |old| Mode::from_raw_mode(old.st_mode & 0o777) & DIRECTORY | Mode::RWXU);
         let staging = temporary_name().map_err(failed)?;
-        mkdirat(&place.directory, &staging, Mode::RWXU).map_err(failed)?;
+        mkdirat(&place.directory, &staging, mode).map_err(failed)?;
         let root = resolve::open_directory(&place.directory, &staging).map_err(failed)?;
         Ok(Self { place, staging, root, links: Vec::new(), directories: Vec::new(), held: 0, finished: false })
     }
@@ -70,9 +79,13 @@ impl Extraction {
     /// Creates a directory.
     pub(super) fn directory(&mut self, name: &[u8], mode: u32) -> Result<(), Refused> {
         let parts = member_name::components(name)?;
+        let mode = Mode::from_raw_mode(mode & 0o777 | 0o700);
+        if let Some((last, above)) = parts.split_last() {
+            create_directory(&self.open(above)?, OsStr::from_bytes(last), mode).map_err(|errno| entry(name, errno))?;
+        }
         self.open(&parts)?;
         self.hold(name.len())?;
-        self.directories.push((name.to_vec(), mode & 0o777 | 0o700));
+        self.directories.push((name.to_vec(), mode));
         Ok(())
     }
 
@@ -80,10 +93,11 @@ impl Extraction {
     pub(super) fn file(&mut self, name: &[u8], mode: u32, data: &mut dyn Read, max: u64) -> Result<u64, Refused> {
         let (parent, last) = self.new_place(name)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let created = openat(&parent, last, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| entry(name, errno))?;
+        let mode = Mode::from_raw_mode(mode & 0o777);
+        let created = openat(&parent, last, flags, mode).map_err(|errno| entry(name, errno))?;
         let mut file = File::from(created);
         let written = copy(data, &mut file, max, name)?;
-        fchmod(&file, Mode::from_raw_mode(mode & 0o777)).map_err(|errno| entry(name, errno))?;
+        fchmod(&file, mode).map_err(|errno| entry(name, errno))?;
         Ok(written)
     }
 
@@ -130,12 +144,12 @@ impl Extraction {
             if let Ok(parts) = member_name::components(&name)
                 && let Ok(directory) = self.existing(&parts)
             {
-                fchmod(&directory, Mode::from_raw_mode(mode)).map_err(failed)?;
+                fchmod(&directory, mode).map_err(failed)?;
             }
         }
         // An empty directory that is replaced keeps its permissions.
-        let mode = self.place.stat().map_err(failed)?.map_or(0o755, |old| old.st_mode & 0o777);
-        fchmod(&self.root, Mode::from_raw_mode(mode)).map_err(failed)?;
+        let mode = self.place.stat().map_err(failed)?.map_or(DIRECTORY, |old| Mode::from_raw_mode(old.st_mode & 0o777));
+        fchmod(&self.root, mode).map_err(failed)?;
         let directory = self.place.directory.as_fd();
         // Replaces an empty directory (`man 2 rename`).
         renameat(directory, &self.staging, directory, &self.place.name).map_err(|errno| match errno {
@@ -178,10 +192,7 @@ impl Extraction {
         let mut directory = self.root.try_clone().map_err(|_| failed(Errno::MFILE))?;
         for part in parts {
             let name = OsStr::from_bytes(part);
-            match mkdirat(&directory, name, Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(failed(errno)),
-            }
+            create_directory(&directory, name, DIRECTORY).map_err(failed)?;
             directory = resolve::open_directory(&directory, name).map_err(failed)?;
         }
         Ok(directory)
@@ -212,6 +223,14 @@ impl Drop for Extraction {
             // The caller gets the error that ended the extraction.
             let _ = erase(self.place.directory.as_fd(), &self.staging);
         }
+    }
+}
+
+/// Creates a directory, unless a file of this name exists.
+fn create_directory(parent: &OwnedFd, name: &OsStr, mode: Mode) -> Result<(), Errno> {
+    match mkdirat(parent, name, mode) {
+        Err(Errno::EXIST) => Ok(()),
+        created => created,
     }
 }
 

@@ -2,18 +2,22 @@
 
 use crate::{
     error::ToolError,
+    rename::{Name, rename_without_replacing},
     resolve::{self, LastLink, NamedPlace, Resolver},
     staged::temporary_name,
 };
 use agentd_disk::erase;
 use rustix::{
-    fs::{Mode, RenameFlags, fchmod, mkdirat, renameat_with},
+    fs::{Mode, fchmod, mkdirat},
     io::Errno,
 };
 use std::{
     ffi::OsString,
     os::fd::{AsFd, OwnedFd},
 };
+
+/// The mode of the new directory.
+const MODE: Mode = Mode::from_bits_retain(0o755);
 
 /// A temporary directory next to the place of the new one. It is removed when dropped before the end. A process that is killed
 /// leaves the directory: its name begins with `.agentd-`.
@@ -37,7 +41,7 @@ impl StagedDirectory {
             return Err(failed(Errno::EXIST));
         }
         let name = temporary_name().map_err(failed)?;
-        mkdirat(&place.directory, &name, Mode::RWXU).map_err(failed)?;
+        mkdirat(&place.directory, &name, MODE).map_err(failed)?;
         let root = resolve::open_directory(&place.directory, &name).map_err(failed)?;
         Ok(Self { place, name, root, finished: false })
     }
@@ -48,9 +52,11 @@ impl StagedDirectory {
     /// Something exists at `path` by now.
     pub(super) fn finish(mut self, path: &[u8]) -> Result<(), ToolError> {
         let failed = |errno| ToolError::system("clone to", path, errno);
-        fchmod(&self.root, Mode::from_raw_mode(0o755)).map_err(failed)?;
+        // The umask may have restricted the mode.
+        fchmod(&self.root, MODE).map_err(failed)?;
         let directory = self.place.directory.as_fd();
-        renameat_with(directory, &self.name, directory, &self.place.name, RenameFlags::NOREPLACE).map_err(failed)?;
+        let new = Name { directory, name: &self.place.name };
+        rename_without_replacing(Name { directory, name: &self.name }, new).map_err(failed)?;
         self.finished = true;
         Ok(())
     }

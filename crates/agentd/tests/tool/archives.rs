@@ -18,7 +18,7 @@ fn tar(entries: &[(&str, EntryType, &str, &[u8])]) -> Vec<u8> {
         old.name[..name.len()].copy_from_slice(name.as_bytes());
         old.linkname[..link.len()].copy_from_slice(link.as_bytes());
         header.set_entry_type(*kind);
-        header.set_mode(0o4777);
+        header.set_mode(0o4755);
         header.set_uid(0);
         header.set_gid(0);
         header.set_size(content.len() as u64);
@@ -63,7 +63,7 @@ async fn archive_with_escapes_changes_nothing_outside(backend: &'static str) {
     assert_eq!(fs::read(place.path().join("victim")).unwrap(), b"kept");
     assert_eq!(fs::read(place.path().join("new/up/victim")).unwrap(), b"inside");
     let good = fs::metadata(place.path().join("new/good")).unwrap();
-    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&good.permissions()) & 0o7777, 0o777);
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&good.permissions()) & 0o7777, 0o755);
     // A link in the way is not followed, and not replaced.
     place.payload("ln -s . other").await;
     assert_eq!(place.code(extract("other", None)).await, ErrorCode::AlreadyExists);

@@ -59,8 +59,14 @@ async fn every_operation_works(backend: &'static str) {
     let ToolResponse::Stat(described) = place.call(ToolRequest::Stat(stat), b"").await.unwrap().response else { panic!() };
     assert_eq!(described.kind, NodeKind::Directory);
 
-    let rename = MoveRequest { from: "src/a.rs".into(), to: "b.rs".into(), replace: false };
-    place.call(ToolRequest::Move(rename), b"").await.unwrap();
+    let rename = |from: &str, to: &str| ToolRequest::Move(MoveRequest { from: from.into(), to: to.into(), replace: false });
+    place.call(rename("src/a.rs", "b.rs"), b"").await.unwrap();
+    place.call(write("src/below/c.rs"), b"c").await.unwrap();
+    assert_eq!(place.code(rename("b.rs", "src/below/c.rs")).await, ErrorCode::AlreadyExists);
+    assert_eq!(place.code(rename("src/below", "b.rs")).await, ErrorCode::AlreadyExists);
+    place.call(rename("src/below", "src/new"), b"").await.unwrap();
+    assert_eq!(std::fs::read(place.path().join("src/new/c.rs")).unwrap(), b"c");
+    assert!(!place.path().join("src/below").exists());
     let remove = RemoveRequest { path: "src".into(), recursive: true, missing_ok: false };
     place.call(ToolRequest::Remove(remove.clone()), b"").await.unwrap();
     assert_eq!(place.code(ToolRequest::Remove(remove)).await, ErrorCode::NotFound);
