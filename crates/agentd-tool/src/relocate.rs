@@ -3,7 +3,7 @@
 use crate::{
     error::{ErrorCode, ToolError},
     permissions::Permissions,
-    rename::{Name, rename_without_replacing},
+    rename::{DirectoryEntry, rename_without_replacing},
     request::{MoveRequest, RemoveRequest},
     resolve::{LastLink, NamedPlace, Resolver, kind},
     response::{MoveResult, NodeKind, RemoveResult},
@@ -45,7 +45,7 @@ pub(crate) fn relocate(resolver: &Resolver, request: &MoveRequest) -> Result<Mov
     let to = resolver.resolve("move to", target, LastLink::Keep)?.require_name("move to", target)?;
     let missing = || ToolError::system("move", source, Errno::NOENT);
     let found = from.stat().map_err(|errno| ToolError::system("move", source, errno))?.ok_or_else(missing)?;
-    let [old, new] = [&from, &to].map(|place| Name { directory: place.directory.as_fd(), name: &place.name });
+    let [old, new] = [&from, &to].map(|place| DirectoryEntry { directory: place.directory.as_fd(), name: &place.name });
     let renamed = if request.replace {
         renameat(old.directory, old.name, new.directory, new.name)
     } else {

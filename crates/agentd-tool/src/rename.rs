@@ -9,7 +9,7 @@ use std::{ffi::OsStr, os::fd::BorrowedFd};
 
 /// The name of a file in an open directory.
 #[derive(Clone, Copy)]
-pub(crate) struct Name<'a> {
+pub(crate) struct DirectoryEntry<'a> {
     pub(crate) directory: BorrowedFd<'a>,
     pub(crate) name: &'a OsStr,
 }
@@ -18,7 +18,7 @@ pub(crate) struct Name<'a> {
 ///
 /// # Errors
 /// [`Errno::EXIST`] if the new name exists, also as a link that leads nowhere; otherwise the errno of a system call.
-pub(crate) fn rename_without_replacing(from: Name<'_>, to: Name<'_>) -> Result<(), Errno> {
+pub(crate) fn rename_without_replacing(from: DirectoryEntry<'_>, to: DirectoryEntry<'_>) -> Result<(), Errno> {
     match renameat_with(from.directory, from.name, to.directory, to.name, RenameFlags::NOREPLACE) {
         // Network file systems and most of FUSE do not support the flag (`man 2 rename`, EINVAL). A directory that would be moved
         // into itself has the same error, and has it again below.
@@ -27,9 +27,9 @@ pub(crate) fn rename_without_replacing(from: Name<'_>, to: Name<'_>) -> Result<(
     }
 }
 
-/// Renames a file on a file system that cannot rename without replacing. `link(2)` and `mkdir(2)` create a name only if it does not
-/// exist. A process that is killed between the two steps leaves a file with both names, or an empty directory.
-fn rename_by_new_name(from: Name<'_>, to: Name<'_>) -> Result<(), Errno> {
+/// Renames a file on a file system that cannot rename without replacing. `link(2)` and `mkdir(2)` create a name only if it does
+/// not exist. A process that is killed between the two steps leaves a file with both names, or an empty directory.
+fn rename_by_new_name(from: DirectoryEntry<'_>, to: DirectoryEntry<'_>) -> Result<(), Errno> {
     let found = statat(from.directory, from.name, AtFlags::SYMLINK_NOFOLLOW)?;
     if kind(&found) != NodeKind::Directory {
         linkat(from.directory, from.name, to.directory, to.name, AtFlags::empty())?;
@@ -57,8 +57,8 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             prepare(directory.path());
             let opened = File::open(directory.path()).unwrap();
-            let name = |name| Name { directory: opened.as_fd(), name: OsStr::new(name) };
-            let result = rename(name(from), name(to));
+            let entry = |name| DirectoryEntry { directory: opened.as_fd(), name: OsStr::new(name) };
+            let result = rename(entry(from), entry(to));
             let mut names: Vec<String> =
                 fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
             names.sort();

@@ -3,7 +3,7 @@
 use crate::{
     error::{ErrorCode, ToolError},
     permissions::Permissions,
-    rename::{Name, rename_without_replacing},
+    rename::{DirectoryEntry, rename_without_replacing},
     resolve::NamedPlace,
 };
 use rustix::{
@@ -64,7 +64,7 @@ impl<'a> StagedFile<'a> {
         if replace {
             renameat(directory, &self.name, directory, to)?;
         } else {
-            rename_without_replacing(Name { directory, name: &self.name }, Name { directory, name: to })?;
+            rename_without_replacing(DirectoryEntry { directory, name: &self.name }, DirectoryEntry { directory, name: to })?;
         }
         self.committed = true;
         if sync {

@@ -170,7 +170,7 @@ mod tests {
         };
         let text = table(&[step("lints", Some("clippy")), step("pool", None)], Some(3), Duration::from_secs(90));
         assert!(text.contains("lints                           61     100      - FAILED\n"), "{text}");
-        assert!(text.contains("rotation: turn 3 of 5: pool\n"), "{text}");
+        assert!(text.contains("rotation: turn 3 of 8: pool\n"), "{text}");
         assert!(text.ends_with("\n7 passed, 1 failed\n") && !text.contains("without --all"), "{text}");
         let other = Ended { part: Part::Other, at: Duration::from_secs(85), ..step("leaks", None) };
         let text = table(&[step("lints", Some("clippy")), other], Some(3), Duration::from_secs(90));

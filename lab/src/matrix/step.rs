@@ -4,7 +4,7 @@ use crate::args::KernelSeries;
 use std::fmt;
 
 /// Number of consecutive merges in which every row runs at least once.
-pub const TURNS: u32 = 5;
+pub const TURNS: u32 = 8;
 
 /// Suites that run only in rows that name them: those of the lab, and those that need programs from package registries.
 const ONLY_BY_NAME: [&str; 7] =

@@ -47,8 +47,6 @@ pub const ROWS: &[Row] = &[
             cargo fmt --check --manifest-path contract/Cargo.toml
             cargo clippy --workspace --all-targets -- -D warnings
             cargo clippy --package agentd --test '*' -- -D warnings
-            cargo clippy --workspace --no-default-features -- -D warnings
-            cargo test --quiet --package agentd --lib --no-default-features -- isolation:: cli::
             RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps",
         ),
         suites: Suites::Only(&[]),
@@ -56,7 +54,7 @@ pub const ROWS: &[Row] = &[
         needs: &[Asset::Programs],
         turn: Turn::Always,
         minutes: 4,
-        why: "format; lints, with all and with none of the Cargo features of agentd; documentation",
+        why: "format; lints with the default Cargo features; documentation",
     },
     Row {
         name: "gondolin-attack",
@@ -103,13 +101,23 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "user",
         place: Place::Host(User::Ordinary),
-        suites: Suites::Except(&["contain", "copies", "gondolin", "guest", "ids", "known_projects", "volume"]),
+        suites: Suites::Except(&["contain", "copies", "egress", "gondolin", "guest", "ids", "known_projects", "volume"]),
         backends: "host-direct linux-native container",
         needs: &[Asset::Programs, Asset::Debian, Asset::Gondolin],
         turn: Turn::Always,
         minutes: 5,
-        why: "every suite as uid 65534: one id, no control group. The excluded suites need preparation by root; `gondolin-user` \
-              runs that of Gondolin",
+        why: "every suite as uid 65534: one id, no control group. The excluded suites need preparation by root, but for those of \
+              `gondolin-user` and `user-egress`",
+    },
+    Row {
+        name: "user-egress",
+        place: Place::Host(User::Ordinary),
+        suites: Suites::Only(&["egress"]),
+        backends: "host-direct linux-native container",
+        needs: &[Asset::Programs],
+        turn: Turn::Rotates(2),
+        minutes: 5,
+        why: "the gateway of an ordinary user; every run covers the same suite as root",
     },
     Row {
         name: "units",
@@ -127,7 +135,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Except(WITHOUT_GROUPS),
         backends: "host-direct linux-native container",
         needs: &[Asset::Programs, Asset::Debian],
-        turn: Turn::Rotates(3),
+        turn: Turn::Rotates(1),
         minutes: 2,
         why: "a delegated control group of version 1; every run covers version 2 in lab-6.1-user",
     },
@@ -137,7 +145,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["attack", "conformance", "debian", "run"]),
         backends: "container",
         needs: &[Asset::Programs, Asset::Debian],
-        turn: Turn::Rotates(2),
+        turn: Turn::Rotates(0),
         minutes: 1,
         why: "subordinate ids for all sandboxes; every run covers ids for one sandbox in lab-6.1-user",
     },
@@ -147,7 +155,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["egress"]),
         backends: "gondolin",
         needs: &[Asset::Programs, Asset::Gondolin],
-        turn: Turn::Rotates(1),
+        turn: Turn::Rotates(5),
         minutes: 4,
         why: "attacks on the gateway from inside Gondolin's machines, each of which boots under emulation; every run attacks the \
               agent's side of the gateway in `root`, without a machine",
@@ -158,7 +166,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["egress_clients", "mcp_clients", "mcp_conformance"]),
         backends: "linux-native container",
         needs: &[Asset::Programs, Asset::Clients],
-        turn: Turn::Rotates(2),
+        turn: Turn::Rotates(6),
         minutes: 3,
         why: "clients of package registries, HTTP libraries and agent CLIs that know nothing of a gateway, against servers of the \
               test; clients of MCP that others wrote; every run covers curl, git and Python in `root`",
@@ -169,7 +177,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["egress_registries"]),
         backends: "linux-native container",
         needs: &[Asset::Programs],
-        turn: Turn::Rotates(2),
+        turn: Turn::Rotates(7),
         minutes: 2,
         why: "real installations from the registries of this machine's configuration; `egress-clients` covers the same clients with \
               registries of the test",
@@ -180,7 +188,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["gondolin", "attack"]),
         backends: "gondolin",
         needs: &[Asset::Programs, Asset::Gondolin],
-        turn: Turn::Rotates(1),
+        turn: Turn::Rotates(3),
         minutes: 7,
         why: "the same inside the machine as `gondolin-root`; only the limits around Node and QEMU differ",
     },
@@ -200,7 +208,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["microvm"]),
         backends: "firecracker",
         needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
-        turn: Turn::Rotates(4),
+        turn: Turn::Rotates(5),
         minutes: 7,
         why: "features that only Firecracker has: templates, restores, copies of grants, killed monitors. Each test boots nested \
               machines; every run covers starts from a template and grants in `firecracker-attack`",
@@ -211,7 +219,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["microvm_leaks", "roles"]),
         backends: "firecracker",
         needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
-        turn: Turn::Rotates(2),
+        turn: Turn::Rotates(6),
         minutes: 5,
         why: "fifty machines, kills of agentd at nine moments, and programs without a role handler where Firecracker is set up; \
               another turn covers the clean-up of a killed monitor in `firecracker-only`",
@@ -232,7 +240,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["agentd_kernel", "attack", "conformance"]),
         backends: BY_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
-        turn: Turn::Rotates(4),
+        turn: Turn::Rotates(5),
         minutes: 6,
         why: "control groups of version 2 with all controllers, and the newest kernel of Debian 12; every run covers delegated \
               groups of version 2 in `lab-6.1-user`",
@@ -243,7 +251,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["pool", "run"]),
         backends: BY_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
-        turn: Turn::Rotates(3),
+        turn: Turn::Rotates(6),
         minutes: 6,
         why: "the command and the pool with control groups of version 2; every run covers both suites on this host in `root` and `user`",
     },
@@ -253,7 +261,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["attack", "conformance", "guest", "pool", "volume"]),
         backends: "host-direct test-machine",
         needs: &[Asset::Programs, Asset::Lab],
-        turn: Turn::Rotates(3),
+        turn: Turn::Rotates(7),
         minutes: 4,
         why: "the remaining backends and suites of that kernel; every run covers these on this host in `root`, and another \
               turn covers the control groups of that kernel in `lab-6.12-root`",
@@ -326,7 +334,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["leaks", "sandbox"]),
         backends: ON_THE_KERNEL,
         needs: &[Asset::Programs, Asset::Lab],
-        turn: Turn::Rotates(0),
+        turn: Turn::Rotates(2),
         minutes: 13,
         why: "hundreds of sandboxes, and kills at 50 moments; every run covers four times as many on this host in `root`",
     },
@@ -346,7 +354,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["egress"]),
         backends: "firecracker",
         needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
-        turn: Turn::Rotates(1),
+        turn: Turn::Rotates(2),
         minutes: 4,
         why: "attacks on the gateway from inside microVMs, and its connections over restores and forks; every run attacks the \
               agent's side of the gateway in `root`, without a machine",
@@ -357,7 +365,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&["attack"]),
         backends: "firecracker",
         needs: &[Asset::Programs, Asset::Lab, Asset::Microvm],
-        turn: Turn::Rotates(3),
+        turn: Turn::Rotates(7),
         minutes: 3,
         why: "the same inside the machine as firecracker-attack; only the start of the machine differs",
     },
@@ -367,23 +375,25 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&[]),
         backends: "firecracker",
         needs: &[Asset::Programs, Asset::Lab, Asset::Microvm, Asset::Debian],
-        turn: Turn::Rotates(2),
+        turn: Turn::Rotates(4),
         minutes: 2,
         why: "the commands of docs/firecracker.md, unchanged",
     },
     Row {
         name: "features",
         place: Place::Check(
-            "for feature in firecracker gondolin images policy tools; do
+            "cargo clippy --workspace --no-default-features -- -D warnings
+            cargo test --quiet --package agentd --lib --no-default-features -- isolation:: cli::
+            for feature in firecracker gondolin images policy tools; do
                 cargo clippy --workspace --no-default-features --features agentd/$feature -- -D warnings
             done",
         ),
         suites: Suites::Only(&[]),
         backends: "-",
         needs: &[Asset::Programs],
-        turn: Turn::Rotates(2),
-        minutes: 3,
-        why: "lints with each Cargo feature of agentd alone; every run covers all and none of them in `lints`",
+        turn: Turn::Rotates(7),
+        minutes: 6,
+        why: "lints with none of the Cargo features of agentd, and with each alone; every run covers the default ones in `lints`",
     },
     Row {
         name: "licences",
@@ -428,7 +438,7 @@ pub const ROWS: &[Row] = &[
         suites: Suites::Only(&[]),
         backends: "-",
         needs: &[],
-        turn: Turn::Rotates(3),
+        turn: Turn::Rotates(7),
         minutes: 5,
         why: "every decoder of untrusted bytes, for 5 s each; every run covers the decoders with unit tests",
     },
@@ -444,7 +454,7 @@ pub const ROWS: &[Row] = &[
         backends: "-",
         // Shares the target folder, so most of its dependencies are built already.
         needs: &[Asset::Programs],
-        turn: Turn::Rotates(2),
+        turn: Turn::Rotates(6),
         minutes: 3,
         why: "the installation that README.md documents; every run covers the same program as cargo builds it",
     },

@@ -2,7 +2,7 @@
 
 use crate::{
     error::ToolError,
-    rename::{Name, rename_without_replacing},
+    rename::{DirectoryEntry, rename_without_replacing},
     resolve::{self, LastLink, NamedPlace, Resolver},
     staged::temporary_name,
 };
@@ -55,8 +55,8 @@ impl StagedDirectory {
         // The umask may have restricted the mode.
         fchmod(&self.root, MODE).map_err(failed)?;
         let directory = self.place.directory.as_fd();
-        let new = Name { directory, name: &self.place.name };
-        rename_without_replacing(Name { directory, name: &self.name }, new).map_err(failed)?;
+        let new = DirectoryEntry { directory, name: &self.place.name };
+        rename_without_replacing(DirectoryEntry { directory, name: &self.name }, new).map_err(failed)?;
         self.finished = true;
         Ok(())
     }

@@ -39,7 +39,8 @@ pub(crate) fn message(error: &(dyn std::error::Error + 'static)) -> String {
     }
 }
 
-/// Returns the message of an error, as one line for each problem of a file. A text that may come from a sandbox stays on one line.
+/// Returns the message of an error, as one line for each problem of a file. A text that may come from a sandbox stays on one
+/// line.
 pub(crate) fn lines(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
     #[cfg(feature = "policy")]
     if let Some(problems) = problems(error) {
