@@ -7,8 +7,16 @@ use std::fmt;
 pub const TURNS: u32 = 8;
 
 /// Suites that run only in rows that name them: those of the lab, and those that need programs from package registries.
-const ONLY_BY_NAME: [&str; 7] =
-    ["microvm", "microvm_leaks", "agentd_kernel", "egress_clients", "egress_registries", "mcp_clients", "mcp_conformance"];
+const ONLY_BY_NAME: [&str; 8] = [
+    "microvm",
+    "microvm_leaks",
+    "agentd_kernel",
+    "egress_clients",
+    "egress_registries",
+    "mcp_clients",
+    "mcp_conformance",
+    "transport_clients",
+];
 
 /// A row: suites × user × kernel × backends.
 #[derive(Debug, Clone, Copy)]

@@ -163,13 +163,13 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "egress-clients",
         place: Place::Host(User::Root),
-        suites: Suites::Only(&["egress_clients", "mcp_clients", "mcp_conformance"]),
+        suites: Suites::Only(&["egress_clients", "mcp_clients", "mcp_conformance", "transport_clients"]),
         backends: "linux-native container",
         needs: &[Asset::Programs, Asset::Clients],
         turn: Turn::Rotates(6),
         minutes: 3,
         why: "clients of package registries, HTTP libraries and agent CLIs that know nothing of a gateway, against servers of the \
-              test; clients of MCP that others wrote; every run covers curl, git and Python in `root`",
+              test; clients of MCP, gRPC and REST that others wrote; every run covers curl, git and Python in `root`",
     },
     Row {
         name: "egress-registries",

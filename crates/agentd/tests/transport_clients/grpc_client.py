@@ -26,10 +26,10 @@ class Daemon:
         self.methods = {method.name: method for method in self.pool.FindServiceByName(SERVICE).methods}
         self.called = set()
 
-    def message(self, name, **fields):
+    def message(self, name, /, **fields):
         return GetMessageClass(self.pool.FindMessageTypeByName("agentd.v1." + name))(**fields)
 
-    def call(self, name, **fields):
+    def call(self, name, /, **fields):
         """Calls a method with one request and one reply."""
         self.called.add(name)
         method = self.methods[name]
@@ -55,7 +55,7 @@ class Daemon:
             "ExecuteRequest", capability="shell.exec.v1", parameters_json=json.dumps(parameters), **fields
         )
 
-    def error(self, name, **fields):
+    def error(self, name, /, **fields):
         """Returns the code and the encoded details of the error of a call."""
         try:
             self.call(name, **fields)
@@ -137,7 +137,8 @@ def answers_the_other_calls(daemon):
 
 
 def main():
-    with grpc.insecure_channel(sys.argv[1]) as channel:
+    # By default, the authority of a Unix socket is its path, which is no authority of HTTP/2 (RFC 9113, section 8.3.1).
+    with grpc.insecure_channel(sys.argv[1], options=[("grpc.default_authority", "localhost")]) as channel:
         daemon = Daemon(channel)
         for check in (describes_itself, lists_capabilities, executes, streams, answers_the_other_calls):
             check(daemon)
