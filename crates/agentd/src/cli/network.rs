@@ -1,7 +1,7 @@
 //! The connections and attempts of a sandbox with granted hosts: the lines and the JSON for the user.
 
 use super::writer;
-use agentd_core::{DatagramCount, DelayedBy, Network, NetworkFlow, NetworkLog, NetworkVerdict, Sandbox, escape};
+use agentd_core::{DatagramCount, DelayedBy, NetworkFlow, NetworkLog, NetworkVerdict, Sandbox, escape};
 use agentd_records::{
     MAX_INTEGER,
     receipt::{RecordedEgress, RecordedFlow},
@@ -184,8 +184,9 @@ impl NetworkSummary {
 
     /// States the grants of an intent. Without a request, they follow from its parameters and the policies, and a request names
     /// all grants, so a line that advises to add one repeats the others.
-    pub(crate) fn add_grants_of_intent(&mut self, network: &Network) {
-        if let Network::Egress(grants) = network {
+    #[cfg(feature = "policy")]
+    pub(crate) fn add_grants_of_intent(&mut self, network: &agentd_core::Network) {
+        if let agentd_core::Network::Egress(grants) = network {
             self.granted.clone_from(grants);
         }
     }

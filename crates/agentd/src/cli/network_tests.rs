@@ -38,10 +38,11 @@ fn refused(reason: &str, missing: Option<&str>) -> NetworkVerdict {
     NetworkVerdict::Refused { reason: reason.to_owned(), missing: missing.map(str::to_owned) }
 }
 
+#[cfg(feature = "policy")]
 #[test]
 fn advice_for_an_intent_repeats_the_grants_that_it_has() {
     let mut summary = NetworkSummary::default();
-    summary.add_grants_of_intent(&Network::Egress(vec!["a.example:80/http".to_owned()]));
+    summary.add_grants_of_intent(&agentd_core::Network::Egress(vec!["a.example:80/http".to_owned()]));
     let reason = "the name leads to 127.0.0.1, which is loopback — also grant it";
     summary.add(flow(Some("a.example"), Some("198.18.1.0:80"), refused(reason, Some("127.0.0.1:80"))));
     let option = "--net allow=a.example:80/http,127.0.0.1:80";
