@@ -13,18 +13,6 @@ pub struct ExecutionCall {
     pub backend: Option<String>,
 }
 
-/// The reason why the end of an execution is not known.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ExecuteError {
-    /// The end cannot be recorded.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The sandbox cannot be destroyed.
-    #[error("destroy the sandbox: {0}")]
-    Destroy(#[from] agentd_core::IsolationError),
-}
-
 /// Executes admitted intents in sandboxes. The program that composes the backends implements it.
 #[async_trait]
 pub trait Executor: Send + Sync + 'static {
@@ -32,6 +20,6 @@ pub trait Executor: Send + Sync + 'static {
     /// as refused destinations and changed protected paths.
     ///
     /// # Errors
-    /// [`ExecuteError`]. The intent was executed, and its outcome may not be recorded.
-    async fn execute(&self, execution: Execution<'_>, call: ExecutionCall) -> Result<(EndedIntent, Vec<String>), ExecuteError>;
+    /// [`EngineError`]: the end cannot be recorded. Nothing else is an error, because a recorded outcome must reach its caller.
+    async fn execute(&self, execution: Execution<'_>, call: ExecutionCall) -> Result<(EndedIntent, Vec<String>), EngineError>;
 }

@@ -22,6 +22,6 @@ mod service;
 
 pub use call::{CallEvent, CallInput, CallStreams};
 pub use caller::Caller;
-pub use executor::{ExecuteError, ExecutionCall, Executor};
+pub use executor::{ExecutionCall, Executor};
 pub use request::{ExecuteRequest, InvalidRequest, NetworkRequest, RequestedLimits, WorkspaceRequest};
 pub use service::{ServedIntent, Service, ServiceError, ServiceParts};

@@ -3,7 +3,7 @@
 use crate::{
     call::{CallEvent, CallStreams},
     caller::Caller,
-    executor::{ExecuteError, ExecutionCall, Executor},
+    executor::{ExecutionCall, Executor},
     request::{ExecuteRequest, InvalidRequest},
     running_intents::RunningIntents,
 };
@@ -63,9 +63,6 @@ pub enum ServiceError {
     /// The engine cannot admit or record.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The execution has no recorded end.
-    #[error(transparent)]
-    Execute(#[from] ExecuteError),
     /// The task of the intent panicked. This is a bug.
     #[error("the execution ended unexpectedly: {0} — report this as a bug of agentd")]
     Panicked(String),

@@ -150,6 +150,16 @@ pub const ROWS: &[Row] = &[
         why: "subordinate ids for all sandboxes; every run covers ids for one sandbox in lab-6.1-user",
     },
     Row {
+        name: "serve-chaos",
+        place: Place::Host(User::Root),
+        suites: Suites::Only(&["serve_chaos_long"]),
+        backends: "linux-native",
+        needs: &[Asset::Programs],
+        turn: Turn::Rotates(5),
+        minutes: 5,
+        why: "a daemon under load, killed at 500 moments, and its launcher at 50; every run kills them at 25 and 5 (`serve_chaos`)",
+    },
+    Row {
         name: "gondolin-egress",
         place: Place::Host(User::Root),
         suites: Suites::Only(&["egress"]),

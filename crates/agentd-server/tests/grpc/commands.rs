@@ -1,9 +1,9 @@
 //! Commands that the tests run, in the test's own process: their names are the parameter `command` of `shell.exec.v1`.
 
 use agentd_core::{Captured, EndReason, Outcome, Usage};
-use agentd_engine::{EndedIntent, Executed, Execution, RunResult};
+use agentd_engine::{EndedIntent, EngineError, Executed, Execution, RunResult};
 use agentd_records::ContentDigest;
-use agentd_server::{CallEvent, CallInput, CallStreams, ExecuteError, ExecutionCall, Executor};
+use agentd_server::{CallEvent, CallInput, CallStreams, ExecutionCall, Executor};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -16,7 +16,7 @@ pub struct Commands {
 
 #[async_trait]
 impl Executor for Commands {
-    async fn execute(&self, execution: Execution<'_>, call: ExecutionCall) -> Result<(EndedIntent, Vec<String>), ExecuteError> {
+    async fn execute(&self, execution: Execution<'_>, call: ExecutionCall) -> Result<(EndedIntent, Vec<String>), EngineError> {
         let command = execution.valid().intent.parameters["command"].as_str().unwrap().to_owned();
         self.begun.send(command.clone()).unwrap();
         let mut streams = call.streams;

@@ -4,11 +4,12 @@
 
 use agentd_core::{Captured, EndReason, Outcome, Usage};
 use agentd_engine::{
-    CapabilityRegistry, EndedIntent, Engine, EngineParts, Executed, Execution, LiveQuotas, Operation, RunResult, vocabulary,
+    CapabilityRegistry, EndedIntent, Engine, EngineError, EngineParts, Executed, Execution, LiveQuotas, Operation, RunResult,
+    vocabulary,
 };
 use agentd_policy::{IfMissing, LivePolicies, PolicyPrincipal, PrincipalKind};
 use agentd_records::{ContentDigest, Records};
-use agentd_server::{Caller, ExecuteError, ExecutionCall, Executor, Service, ServiceParts, mcp::http_service};
+use agentd_server::{Caller, ExecutionCall, Executor, Service, ServiceParts, mcp::http_service};
 use agentd_state::{Retention, StateStore};
 use axum::{Router, extract::Request, middleware, response::Response};
 use std::{
@@ -34,7 +35,7 @@ struct Unsandboxed;
 
 #[async_trait::async_trait]
 impl Executor for Unsandboxed {
-    async fn execute(&self, execution: Execution<'_>, call: ExecutionCall) -> Result<(EndedIntent, Vec<String>), ExecuteError> {
+    async fn execute(&self, execution: Execution<'_>, call: ExecutionCall) -> Result<(EndedIntent, Vec<String>), EngineError> {
         let Operation::Command(line) = &execution.valid().operation else {
             return Ok((execution.fail("the test runs commands only").await?, Vec::new()));
         };

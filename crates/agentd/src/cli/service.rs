@@ -6,8 +6,8 @@ use super::{
     failure::Failure,
     stops::StopSource,
 };
-use agentd_engine::{EndedIntent, Execution};
-use agentd_server::{CallStreams, ExecuteError, ExecutionCall, Executor, Service, ServiceParts};
+use agentd_engine::{EndedIntent, EngineError, Execution};
+use agentd_server::{CallStreams, ExecutionCall, Executor, Service, ServiceParts};
 use std::path::PathBuf;
 
 /// Executes intents with the backends of this program.
@@ -15,7 +15,7 @@ struct OwnBackends;
 
 #[async_trait::async_trait]
 impl Executor for OwnBackends {
-    async fn execute(&self, execution: Execution<'_>, call: ExecutionCall) -> Result<(EndedIntent, Vec<String>), ExecuteError> {
+    async fn execute(&self, execution: Execution<'_>, call: ExecutionCall) -> Result<(EndedIntent, Vec<String>), EngineError> {
         let ExecutionCall { streams: CallStreams { events, input, cancel }, backend } = call;
         let options = ExecutionOptions {
             backend: backend.as_deref().filter(|name| !["auto", ""].contains(name)),

@@ -9,7 +9,7 @@ pub(super) use live::LiveCaller;
 
 use super::stops::{StopSource, Stops};
 use agentd_engine::{EndedIntent, EngineError, Execution, Operation};
-use agentd_server::{CallInput, ExecuteError};
+use agentd_server::CallInput;
 use std::ffi::OsString;
 use tokio::sync::mpsc;
 
@@ -53,8 +53,8 @@ async fn end_cancelled(execution: Execution<'_>) -> Result<EndedIntent, EngineEr
 /// Executes an intent, and records its end. A request to stop ends the intent.
 ///
 /// # Errors
-/// The end of the intent cannot be recorded, or its sandbox cannot be destroyed.
-pub(super) async fn execute(execution: Execution<'_>, options: ExecutionOptions<'_>) -> Result<ExecutedIntent, ExecuteError> {
+/// The end of the intent cannot be recorded.
+pub(super) async fn execute(execution: Execution<'_>, options: ExecutionOptions<'_>) -> Result<ExecutedIntent, EngineError> {
     let mut stops = match Stops::of(&options.stops) {
         Ok(stops) => stops,
         Err(error) => {

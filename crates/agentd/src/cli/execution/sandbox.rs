@@ -23,10 +23,10 @@ use crate::isolation::backends_with;
 use agentd_core::{
     Access, Command, ControlStatus, EndReason, IsolationError, Network, Outcome, PtySize, Sandbox, SandboxSpec, StdinSource,
 };
-use agentd_engine::{CommandLine, Executed, Execution, Operation, RunResult, Terms, ValidIntent, WorkspaceAccess};
+use agentd_engine::{CommandLine, EngineError, Executed, Execution, Operation, RunResult, Terms, ValidIntent, WorkspaceAccess};
 use agentd_log::measure::{CountedFact, Stage};
 use agentd_records::receipt::RecordedEgress;
-use agentd_server::{CallInput, ExecuteError};
+use agentd_server::CallInput;
 use agentd_tool::{
     call::{CallError, CallOptions},
     capability::CapabilityCall,
@@ -50,12 +50,12 @@ const TERMINAL: PtySize = PtySize { rows: 24, cols: 80 };
 /// Executes an intent in a new sandbox, and records its end. A request of `earlier` before the start ends the intent.
 ///
 /// # Errors
-/// The end of the intent cannot be recorded, or the sandbox cannot be destroyed.
+/// The end of the intent cannot be recorded.
 pub(super) async fn execute(
     execution: Execution<'_>,
     options: ExecutionOptions<'_>,
     earlier: &mut Stops,
-) -> Result<ExecutedIntent, ExecuteError> {
+) -> Result<ExecutedIntent, EngineError> {
     let prepared = tokio::select! {
         biased;
         _ = earlier.next() => Ok(None),
@@ -72,17 +72,13 @@ pub(super) async fn execute(
     let Before { mut compared, mut stops, .. } = before;
     let unenforced = unenforced(&execution, &spec, &command, (selected.backend.name(), &*sandbox));
     if let Some(problem) = unenforced {
-        sandbox.destroy().await?;
         let message = format!("the sandbox differs from the decision: {problem} — report this as a bug of agentd");
-        return Ok(ExecutedIntent::not_begun(execution.fail(&message).await?));
+        return end_before_start(execution, &*sandbox, &message).await;
     }
     let observers = Observers::start(&execution, &*sandbox, &spec, &options).map_err(|failure| failure::message(&*failure));
     let Observers { flows, approvals } = match observers {
         Ok(observers) => observers,
-        Err(message) => {
-            sandbox.destroy().await?;
-            return Ok(ExecutedIntent::not_begun(execution.fail(&message).await?));
-        }
+        Err(message) => return end_before_start(execution, &*sandbox, &message).await,
     };
     compared.command_begins();
     let was_live = options.caller.is_live(execution.valid());
@@ -121,8 +117,26 @@ pub(super) async fn execute(
             ran,
         })
         .await?;
-    destroyed?;
+    notices.extend(destroyed.err().and_then(|error| notice_of_rest(&error)));
     Ok(ExecutedIntent { ended, was_live, notices, stopped: stops.first })
+}
+
+/// Destroys a sandbox in which nothing has run, and records the failure of its intent.
+async fn end_before_start(execution: Execution<'_>, sandbox: &dyn Sandbox, message: &str) -> Result<ExecutedIntent, EngineError> {
+    let destroyed = sandbox.destroy().await;
+    let ended = execution.fail(message).await?;
+    let notices = destroyed.err().and_then(|error| notice_of_rest(&error)).into_iter().collect();
+    Ok(ExecutedIntent { notices, ..ExecutedIntent::not_begun(ended) })
+}
+
+/// Returns the notice that parts of a sandbox may remain after the error of its destruction.
+fn notice_of_rest(error: &IsolationError) -> Option<String> {
+    // The kernel has ended all sandboxes of a launcher that died (`PR_SET_PDEATHSIG`, and the end of PID namespaces).
+    if matches!(error, IsolationError::LauncherDied(_)) {
+        return None;
+    }
+    tracing::error!(%error, "a sandbox was not destroyed");
+    Some(format!("parts of the sandbox may remain: {}", failure::message(error)))
 }
 
 /// What observes the network of a sandbox.

@@ -11,7 +11,6 @@ use super::{
 };
 use agentd_engine::{CellResult, EndedIntent, EngineError, Executed, Execution, RunResult, SessionCall};
 use agentd_log::LogFailure as _;
-use agentd_server::ExecuteError;
 use exchange::ExecutedCell;
 use open::{NotOpened, OpenedSession};
 use serde_json::{Map, Value, json};
@@ -25,7 +24,7 @@ pub(super) async fn execute(
     cell: SessionCall,
     caller: &LiveCaller,
     stops: &mut Stops,
-) -> Result<ExecutedIntent, ExecuteError> {
+) -> Result<ExecutedIntent, EngineError> {
     let opened = tokio::select! {
         biased;
         _ = stops.next() => Err(NotOpened::Stopped),
