@@ -41,7 +41,7 @@ pub(crate) use net::{CheckArgs, NetCommand, open_named, read_grants};
 pub(crate) use policy::{ExplainArgs, PolicyCommand};
 #[cfg(feature = "policy")]
 pub(crate) use quota::QuotaCommand;
-pub(crate) use records::{AuditCommand, KeyCommand, LogArgs, ReceiptCommand};
+pub(crate) use records::{AuditCommand, SigningKeyCommand, LogArgs, ReceiptCommand};
 #[cfg(not(feature = "images"))]
 pub(crate) use reference::Reference;
 pub(crate) use run::{BoundaryArgs, CommandArgs, NetworkArg, RequireArg, RunArgs};
@@ -186,7 +186,7 @@ pub(crate) enum Sub {
     Receipt(ReceiptCommand),
     /// Print or replace the key that signs receipts and the audit log
     #[command(subcommand)]
-    Key(KeyCommand),
+    SigningKey(SigningKeyCommand),
     /// List the intents that wait for an approval
     Approvals(ApprovalsArgs),
     /// Approve an intent that waits for an approval

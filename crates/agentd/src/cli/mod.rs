@@ -161,7 +161,7 @@ pub fn main() -> ExitCode {
         Sub::Net(command) => net::net(&command),
         Sub::Audit(command) => records::audit(&command),
         Sub::Receipt(command) => records::receipt(&command),
-        Sub::Key(command) => records::key(&command),
+        Sub::SigningKey(command) => records::signing_key(&command),
         Sub::Approvals(args) => runtime.block_on(state::approvals(&args)),
         Sub::Approve(args) => runtime.block_on(state::decide(&args, true)),
         Sub::Deny(args) => runtime.block_on(state::decide(&args, false)),
