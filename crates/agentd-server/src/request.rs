@@ -141,6 +141,7 @@ impl ExecuteRequest {
             principal: caller.principal.clone(),
             source: caller.source(),
             capability: self.capability,
+            scope: caller.capabilities.as_deref().cloned(),
             parameters: self.parameters,
             confinement: RequestedConfinement {
                 profile: self.profile,

@@ -1,24 +1,55 @@
-//! Authenticates the callers of requests: only the user who runs the daemon, by the daemon's Unix socket.
+//! Authenticates the callers of requests.
+//!
+//! 1. A request with a credential is made by the holder of that credential, whichever way it came: an API key names a service.
+//! 2. A request without one is made by the user who runs the daemon, if it came by the daemon's Unix socket.
+//! 3. Every other request is refused. The refusal is the same for unknown, wrong, revoked and expired keys.
 
+mod api_key;
+mod credential;
+mod failures;
+mod interface;
+mod keys;
 mod peer;
 
-pub use peer::Peer;
+pub use api_key::{ApiKey, InvalidApiKey};
+pub use credential::Credential;
+pub use interface::{Interface, USUAL_INTERFACES};
+pub use peer::{FirstAuthentication, Peer};
 
 use crate::caller::Caller;
 use agentd_policy::{PolicyPrincipal, PrincipalKind};
+use agentd_state::{ApiKeyRecord, StateError, StateStore};
+use keys::{ApiKeys, KeyFailure};
 use rustix::{
     io::Errno,
     process::{getegid, geteuid, getgroups},
 };
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
-/// The reason why a caller is not authenticated.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// The reason why a request has no caller.
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthError {
     /// The process at the other end is not trusted.
     #[error("{0}")]
     Untrusted(String),
+    /// The request has no credential.
+    #[error("the request has no credential — send an API key: Authorization: Bearer KEY")]
+    Missing,
+    /// The credential is not valid. The text is the same for all causes.
+    #[error(
+        "the credential is not valid — use a key that `agentd key create` has printed, and that is neither revoked nor expired"
+    )]
+    Invalid,
+    /// The address has sent too many credentials that are not valid.
+    #[error("too many credentials of this address were not valid — try again in {} s", .0.as_secs().saturating_add(1))]
+    TooMany(Duration),
+    /// The key may not be used by this interface.
+    #[error("the API key may not be used by the transport {0} — create a key with --transport {0}")]
+    Interface(&'static str),
+    /// The keys cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
 }
 
 /// Authenticates the callers of requests.
@@ -26,43 +57,69 @@ pub enum AuthError {
 pub struct Authenticator {
     /// The user who runs the daemon.
     own: PolicyPrincipal,
+    keys: ApiKeys,
 }
 
 impl Authenticator {
-    /// Returns an authenticator for the user who runs this process.
+    /// Returns an authenticator for the user who runs this process, and for the holders of the keys in a store.
     ///
     /// # Errors
     /// The kernel does not return the groups of this process.
-    pub fn new() -> Result<Self, Errno> {
+    pub fn new(state: StateStore) -> Result<Self, Errno> {
         let numbers: BTreeSet<u32> = getgroups()?.into_iter().chain([getegid()]).map(|group| group.as_raw()).collect();
         let groups = numbers.into_iter().map(|number| format!("gid:{number}")).collect();
         let name = format!("uid:{}", geteuid().as_raw());
-        Ok(Self { own: PolicyPrincipal { kind: PrincipalKind::User, name, groups, acts_for: None } })
+        let own = PolicyPrincipal { kind: PrincipalKind::User, name, groups, acts_for: None };
+        Ok(Self { own, keys: ApiKeys::new(state) })
     }
 
-    /// Returns the caller of a request that `peer` has sent by `transport`.
+    /// Returns the caller of a request that `peer` has sent to an interface.
     ///
     /// # Errors
     /// [`AuthError`].
-    pub fn caller(&self, peer: &Peer, transport: &'static str) -> Result<Caller, AuthError> {
-        match peer {
-            Peer::Own => Ok(Caller { principal: self.own.clone(), transport, address: None, is_operator: true }),
-            Peer::Untrusted(reason) => Err(AuthError::Untrusted(reason.clone())),
+    pub async fn caller(&self, peer: &Peer, interface: Interface, credential: Credential<'_>) -> Result<Caller, AuthError> {
+        let address = peer.address();
+        let text = match (credential, peer) {
+            (Credential::Bearer(text), _) => text,
+            (Credential::Malformed, _) => return Err(self.keys.failed(address, "no bearer token", None).into()),
+            (Credential::None, Peer::Own) => return Ok(self.own_caller(interface)),
+            (Credential::None, Peer::Untrusted(reason)) => return Err(AuthError::Untrusted(reason.clone())),
+            (Credential::None, Peer::Remote(_)) => return Err(AuthError::Missing),
+        };
+        let record = self.keys.verify(text, address).await?;
+        holder(record, interface, address)
+    }
+
+    fn own_caller(&self, interface: Interface) -> Caller {
+        let transport = match interface {
+            Interface::Mcp => interface.word(),
+            Interface::Rest | Interface::Grpc | Interface::Metrics => "local-socket",
+        };
+        Caller { principal: self.own.clone(), transport, address: None, is_operator: true, capabilities: None }
+    }
+}
+
+/// Returns the holder of a valid key as a caller.
+fn holder(record: ApiKeyRecord, interface: Interface, address: Option<IpAddr>) -> Result<Caller, AuthError> {
+    let transport = interface.word();
+    if !record.transports.iter().any(|permitted| permitted.to_string() == transport) {
+        return Err(AuthError::Interface(transport));
+    }
+    let groups = record.groups.into_iter().map(String::from).collect();
+    let principal = PolicyPrincipal { kind: PrincipalKind::Service, name: record.name.into(), groups, acts_for: None };
+    let capabilities = record.capabilities.map(|permitted| Arc::new(permitted.into_iter().map(String::from).collect()));
+    Ok(Caller { principal, transport, address, is_operator: false, capabilities })
+}
+
+impl From<KeyFailure> for AuthError {
+    fn from(failure: KeyFailure) -> Self {
+        match failure {
+            KeyFailure::Invalid => Self::Invalid,
+            KeyFailure::TooMany(wait) => Self::TooMany(wait),
+            KeyFailure::State(error) => Self::State(error),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn peer_that_is_not_trusted_has_no_caller() {
-        let authenticator = Authenticator::new().unwrap();
-        let untrusted = Peer::Untrusted("another user".to_owned());
-        assert_eq!(authenticator.caller(&untrusted, "grpc"), Err(AuthError::Untrusted("another user".to_owned())));
-        let caller = authenticator.caller(&Peer::Own, "grpc").unwrap();
-        assert_eq!(caller.principal.name, format!("uid:{}", geteuid().as_raw()));
-        assert!(caller.is_operator && caller.principal.groups.contains(&format!("gid:{}", getegid().as_raw())));
-    }
-}
+mod tests;

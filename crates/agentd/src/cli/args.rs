@@ -8,6 +8,8 @@ mod gondolin;
 #[cfg(feature = "images")]
 mod image;
 #[cfg(feature = "policy")]
+mod key;
+#[cfg(feature = "policy")]
 mod mcp;
 mod net;
 #[cfg(feature = "policy")]
@@ -35,13 +37,15 @@ pub(crate) use gondolin::GondolinCommand;
 #[cfg(feature = "images")]
 pub(crate) use image::ImageCommand;
 #[cfg(feature = "policy")]
+pub(crate) use key::{CreateKeyArgs, KeyCommand};
+#[cfg(feature = "policy")]
 pub(crate) use mcp::{ClientName, InstallArgs, McpArgs, McpCommand, McpScope, UninstallArgs};
 pub(crate) use net::{CheckArgs, NetCommand, open_named, read_grants};
 #[cfg(feature = "policy")]
 pub(crate) use policy::{ExplainArgs, PolicyCommand};
 #[cfg(feature = "policy")]
 pub(crate) use quota::QuotaCommand;
-pub(crate) use records::{AuditCommand, SigningKeyCommand, LogArgs, ReceiptCommand};
+pub(crate) use records::{AuditCommand, LogArgs, ReceiptCommand, SigningKeyCommand};
 #[cfg(not(feature = "images"))]
 pub(crate) use reference::Reference;
 pub(crate) use run::{BoundaryArgs, CommandArgs, NetworkArg, RequireArg, RunArgs};
@@ -166,9 +170,13 @@ pub(crate) enum Sub {
     /// Serve capabilities to an agent by MCP on standard input and output, or connect an agent
     #[cfg(feature = "policy")]
     Mcp(Box<McpArgs>),
-    /// Serve capabilities to many clients by REST, gRPC and MCP on a Unix socket
+    /// Serve capabilities to many clients by REST, gRPC and MCP
     #[cfg(feature = "policy")]
     Serve(ServeArgs),
+    /// Create, list and revoke the API keys by which clients authenticate
+    #[cfg(feature = "policy")]
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Create and manage named sandboxes, which exist until they are removed
     #[command(subcommand)]
     Sandbox(Box<SandboxCommand>),

@@ -1,7 +1,7 @@
 //! `agentd audit`, `agentd receipt` and `agentd signing-key`.
 
 use super::{
-    args::{AuditCommand, SigningKeyCommand, LogArgs, ReceiptCommand},
+    args::{AuditCommand, LogArgs, ReceiptCommand, SigningKeyCommand},
     data,
     failure::{self, Failure},
     writer,
@@ -200,8 +200,9 @@ fn as_verified(error: LogError) -> Failure {
 fn ring(file: Option<&Path>) -> Result<KeyRing, Failure> {
     let Some(path) = file else { return Ok(records()?.ring()?) };
     let parsed = KeyRing::parse(&read("public keys", path, MAX_RING)?);
-    Ok(parsed
-        .map_err(|error| format!("read public keys: {}: {error} — name a file that `agentd signing-key show` printed", path.display()))?)
+    Ok(parsed.map_err(|error| {
+        format!("read public keys: {}: {error} — name a file that `agentd signing-key show` printed", path.display())
+    })?)
 }
 
 /// Reads a file of at most `limit` bytes, without waiting for a FIFO or a device.

@@ -2,24 +2,37 @@
 
 use agentd_core::duration;
 use clap::Args;
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Only this user can reach the socket. On it, agentd speaks REST, gRPC and MCP.
-Policies and quotas are those of `agentd call`; SIGHUP loads them again.
+Only this user can reach the socket. Clients by TCP need an API key (agentd key create).
+On both, agentd speaks REST, gRPC and MCP.
+Policies and quotas are those of `agentd call`; SIGHUP loads
+them and the certificate again.
 
 Examples:
   agentd serve
+  agentd serve --listen 127.0.0.1:7411
+  agentd serve --listen 0.0.0.0:7411 --tls-cert cert.pem --tls-key key.pem
   curl --unix-socket ~/.local/share/agentd/serve/agentd.sock http://localhost/v1/capabilities")]
 pub(crate) struct ServeArgs {
     /// Unix socket to listen on; its directory must be private [default: serve/agentd.sock in the data directory]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// Host directory below which a model may name a workspace by MCP on the socket (repeatable) [default: none]
+    /// TCP address to listen on too, e.g. 127.0.0.1:7411 (repeatable); without TLS, only a loopback address
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Vec<SocketAddr>,
+    /// PEM file with the certificate of the TCP addresses, followed by those of its authorities
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "listen"])]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the private key of the certificate, which nobody else may read
+    #[arg(long, value_name = "FILE", requires_all = ["tls_cert", "listen"])]
+    pub tls_key: Option<PathBuf>,
+    /// Host directory below which models and holders of API keys may name a workspace (repeatable) [default: none]
     #[arg(long, value_name = "DIR")]
     pub workspace: Vec<PathBuf>,
-    /// Maximum number of connections at a time; further clients wait
+    /// Maximum number of connections at a time, on the socket and on each address; further clients wait
     #[arg(long, value_name = "NUMBER", default_value = "256")]
     pub max_connections: NonZeroUsize,
     /// Time that intents get to end by themselves when agentd is asked to stop, e.g. 30s
