@@ -47,6 +47,11 @@ impl ApiKeys {
         Self { state, failures: Failures::default(), remembered: Mutex::default() }
     }
 
+    /// Returns the time for which credentials of an address are refused, because too many were not valid.
+    pub fn wait(&self, address: Option<IpAddr>) -> Option<Duration> {
+        self.failures.wait(address, Instant::now())
+    }
+
     /// Returns the record of a valid key.
     ///
     /// # Errors
@@ -54,7 +59,7 @@ impl ApiKeys {
     pub async fn verify(&self, text: &str, address: Option<IpAddr>) -> Result<ApiKeyRecord, KeyFailure> {
         let key = ApiKey::parse(text);
         let is_known = key.as_ref().is_ok_and(|key| self.is_remembered(key.digest()));
-        if !is_known && let Some(wait) = self.failures.wait(address, Instant::now()) {
+        if !is_known && let Some(wait) = self.wait(address) {
             return Err(KeyFailure::TooMany(wait));
         }
         let Ok(key) = key else { return Err(self.failed(address, "malformed", None)) };

@@ -1,6 +1,7 @@
 //! Authenticates the callers of requests.
 //!
-//! 1. A request with a credential is made by the holder of that credential, whichever way it came: an API key names a service.
+//! 1. A request with a credential is made by the holder of that credential, whichever way it came: an API key names a service, and
+//!    a JSON Web Token a user of its issuer.
 //! 2. A request without one is made by the user who runs the daemon, if it came by the daemon's Unix socket.
 //! 3. Every other request is refused. The refusal is the same for unknown, wrong, revoked and expired keys.
 
@@ -8,16 +9,19 @@ mod api_key;
 mod credential;
 mod failures;
 mod interface;
+mod jwt;
 mod keys;
 mod peer;
 
 pub use api_key::{ApiKey, InvalidApiKey};
 pub use credential::Credential;
 pub use interface::{Interface, USUAL_INTERFACES};
+pub use jwt::{JwtIssuer, JwtSettings, KeySetError};
 pub use peer::{FirstAuthentication, Peer};
 
 use crate::caller::Caller;
 use agentd_policy::{PolicyPrincipal, PrincipalKind};
+use agentd_records::Timestamp;
 use agentd_state::{ApiKeyRecord, StateError, StateStore};
 use keys::{ApiKeys, KeyFailure};
 use rustix::{
@@ -37,15 +41,13 @@ pub enum AuthError {
     #[error("the request has no credential — send an API key: Authorization: Bearer KEY")]
     Missing,
     /// The credential is not valid. The text is the same for all causes.
-    #[error(
-        "the credential is not valid — use a key that `agentd key create` has printed, and that is neither revoked nor expired"
-    )]
+    #[error("the credential is not valid — use an API key or a token that is neither revoked nor expired")]
     Invalid,
     /// The address has sent too many credentials that are not valid.
     #[error("too many credentials of this address were not valid — try again in {} s", .0.as_secs().saturating_add(1))]
     TooMany(Duration),
-    /// The key may not be used by this interface.
-    #[error("the API key may not be used by the transport {0} — create a key with --transport {0}")]
+    /// The credential may not be used by this interface.
+    #[error("the credential may not be used by the transport {0} — use an API key that was created with --transport {0}")]
     Interface(&'static str),
     /// The keys cannot be read.
     #[error(transparent)]
@@ -58,19 +60,21 @@ pub struct Authenticator {
     /// The user who runs the daemon.
     own: PolicyPrincipal,
     keys: ApiKeys,
+    issuer: Option<JwtIssuer>,
 }
 
 impl Authenticator {
-    /// Returns an authenticator for the user who runs this process, and for the holders of the keys in a store.
+    /// Returns an authenticator for the user who runs this process, for the holders of the keys in a store, and for those of the
+    /// tokens of an issuer.
     ///
     /// # Errors
     /// The kernel does not return the groups of this process.
-    pub fn new(state: StateStore) -> Result<Self, Errno> {
+    pub fn new(state: StateStore, issuer: Option<JwtIssuer>) -> Result<Self, Errno> {
         let numbers: BTreeSet<u32> = getgroups()?.into_iter().chain([getegid()]).map(|group| group.as_raw()).collect();
         let groups = numbers.into_iter().map(|number| format!("gid:{number}")).collect();
         let name = format!("uid:{}", geteuid().as_raw());
         let own = PolicyPrincipal { kind: PrincipalKind::User, name, groups, acts_for: None };
-        Ok(Self { own, keys: ApiKeys::new(state) })
+        Ok(Self { own, keys: ApiKeys::new(state), issuer })
     }
 
     /// Returns the caller of a request that `peer` has sent to an interface.
@@ -86,8 +90,25 @@ impl Authenticator {
             (Credential::None, Peer::Untrusted(reason)) => return Err(AuthError::Untrusted(reason.clone())),
             (Credential::None, Peer::Remote(_)) => return Err(AuthError::Missing),
         };
-        let record = self.keys.verify(text, address).await?;
-        holder(record, interface, address)
+        match &self.issuer {
+            // An API key has no dots.
+            Some(issuer) if text.contains('.') => self.token(issuer, text, interface, address),
+            _ => holder(self.keys.verify(text, address).await?, interface, address),
+        }
+    }
+
+    /// Returns the user that a token names. Tokens are examined whatever happened before at their address, because each is new.
+    fn token(&self, issuer: &JwtIssuer, text: &str, interface: Interface, address: Option<IpAddr>) -> Result<Caller, AuthError> {
+        match issuer.principal(text, Timestamp::now()) {
+            Ok(_) if !USUAL_INTERFACES.contains(&interface) => Err(AuthError::Interface(interface.word())),
+            Ok(principal) => {
+                Ok(Caller { principal, transport: interface.word(), address, is_operator: false, capabilities: None })
+            }
+            Err(problem) => match self.keys.wait(address) {
+                Some(wait) => Err(AuthError::TooMany(wait)),
+                None => Err(self.keys.failed(address, problem, None).into()),
+            },
+        }
     }
 
     fn own_caller(&self, interface: Interface) -> Caller {

@@ -19,7 +19,7 @@ impl Keys {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = StateStore::open(&folder.path().join("state"), Retention::default()).unwrap();
-        let authenticator = Authenticator::new(state.clone()).unwrap();
+        let authenticator = Authenticator::new(state.clone(), None).unwrap();
         Self { _folder: folder, state, authenticator }
     }
 

@@ -13,7 +13,7 @@ use agentd_isolation::egress;
 use agentd_log::LogFailure as _;
 use agentd_server::{
     Service,
-    auth::Authenticator,
+    auth::{Authenticator, JwtIssuer, JwtSettings},
     http::{HttpParts, router},
     listen::{ConnectionLimits, Endpoint, TcpEndpoint, TlsFiles, TlsServer, UnixSocket, serve as serve_connections},
 };
@@ -36,7 +36,7 @@ const EXPORT: Duration = Duration::from_secs(5);
 /// Serves until a signal asks agentd to stop. Returns the exit code.
 ///
 /// The first `SIGTERM` or `SIGINT` ends the acceptance of requests; intents that are executed get the time of `--drain`. A second
-/// one cancels them at once. `SIGHUP` loads policies, quotas and the certificate again.
+/// one cancels them at once. `SIGHUP` loads policies, quotas, the certificate and the keys of the issuer again.
 pub(super) async fn serve(args: ServeArgs, telemetry: DaemonTelemetry) -> Result<u8, Failure> {
     let mut signals = StopSignals::new()?;
     let mut reload = signal(SignalKind::hangup())?;
@@ -45,7 +45,7 @@ pub(super) async fn serve(args: ServeArgs, telemetry: DaemonTelemetry) -> Result
         None => data::folder()?.join("serve/agentd.sock"),
     };
     let socket = UnixSocket::bind(&path)?;
-    let tls = tls(&args)?;
+    let (tls, issuer) = (tls(&args)?, issuer(&args)?);
     let mut endpoints = vec![(path.display().to_string(), Endpoint::Unix(socket))];
     for address in &args.listen {
         let endpoint = TcpEndpoint::bind(*address, tls.clone()).await?;
@@ -53,7 +53,7 @@ pub(super) async fn serve(args: ServeArgs, telemetry: DaemonTelemetry) -> Result
     }
     egress::raise_descriptor_limit()?;
     let service = service::service(workspaces(&args.workspace)?).await?;
-    let authenticator = Authenticator::new(service.engine().state().clone())
+    let authenticator = Authenticator::new(service.engine().state().clone(), issuer.clone())
         .map_err(|errno| format!("find the groups of this user: getgroups: {errno}"))?;
     let parts = HttpParts { service: service.clone(), authenticator, metrics: telemetry.metrics.clone() };
     let router = router(parts).await?;
@@ -73,6 +73,9 @@ pub(super) async fn serve(args: ServeArgs, telemetry: DaemonTelemetry) -> Result
                 if let Some(tls) = &tls {
                     report("certificate", tls.reload().map_err(|error| error.to_string()));
                 }
+                if let Some(issuer) = &issuer {
+                    report("JWT keys", issuer.reload().map_err(|error| error.to_string()));
+                }
             }
         }
     }
@@ -86,6 +89,14 @@ pub(super) async fn serve(args: ServeArgs, telemetry: DaemonTelemetry) -> Result
 fn tls(args: &ServeArgs) -> Result<Option<TlsServer>, Failure> {
     let (Some(certificate), Some(key)) = (args.tls_cert.clone(), args.tls_key.clone()) else { return Ok(None) };
     Ok(Some(TlsServer::load(TlsFiles { certificate, key })?))
+}
+
+/// Returns the issuer of tokens, if the arguments name one.
+fn issuer(args: &ServeArgs) -> Result<Option<JwtIssuer>, Failure> {
+    match (args.jwt_issuer.clone(), args.jwt_audience.clone(), args.jwt_keys.clone()) {
+        (Some(issuer), Some(audience), Some(keys)) => Ok(Some(JwtIssuer::load(JwtSettings { issuer, audience, keys })?)),
+        _ => Ok(None),
+    }
 }
 
 /// Returns the directories without links, below which callers other than the user may name workspaces.

@@ -115,7 +115,7 @@ fn session_of_one_service_is_unknown_to_another() {
         answer(&remote.post(key, "/v1/intents", &body, &[]).output().unwrap()).0
     };
     let first: Value = serde_json::from_str(&cell(&alice, "secret = 'alice-owns-this'", "new")).unwrap();
-    let session = first["result"]["session"].as_str().unwrap_or_else(|| panic!("{first}")).to_owned();
+    let session = first["result"]["session"]["handle"].as_str().unwrap_or_else(|| panic!("{first}")).to_owned();
     assert!(cell(&alice, "print(secret)", &session).contains("alice-owns-this"));
     let theirs = cell(&bob, "print(secret)", &session);
     assert!(!theirs.contains("alice-owns-this"), "{theirs}");

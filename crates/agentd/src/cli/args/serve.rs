@@ -1,7 +1,7 @@
 //! `agentd serve`.
 
 use agentd_core::duration;
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 #[derive(Debug, Args)]
@@ -29,6 +29,15 @@ pub(crate) struct ServeArgs {
     /// PEM file with the private key of the certificate, which nobody else may read
     #[arg(long, value_name = "FILE", requires_all = ["tls_cert", "listen"])]
     pub tls_key: Option<PathBuf>,
+    /// Issuer of JSON Web Tokens that authenticate users, as in the claim iss
+    #[arg(long, value_name = "URL", requires_all = ["jwt_audience", "jwt_keys"], value_parser = issuer)]
+    pub jwt_issuer: Option<String>,
+    /// Audience that the tokens must have, as in the claim aud
+    #[arg(long, value_name = "NAME", requires = "jwt_issuer", value_parser = NonEmptyStringValueParser::new())]
+    pub jwt_audience: Option<String>,
+    /// JSON Web Key Set with the public keys of the issuer
+    #[arg(long, value_name = "FILE", requires = "jwt_issuer")]
+    pub jwt_keys: Option<PathBuf>,
     /// Host directory below which models and holders of API keys may name a workspace (repeatable) [default: none]
     #[arg(long, value_name = "DIR")]
     pub workspace: Vec<PathBuf>,
@@ -38,4 +47,14 @@ pub(crate) struct ServeArgs {
     /// Time that intents get to end by themselves when agentd is asked to stop, e.g. 30s
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse)]
     pub drain: Duration,
+}
+
+/// Parses the name of an issuer: a URL, which never is the beginning of the name of a user of this host.
+fn issuer(text: &str) -> Result<String, String> {
+    let is_good = text.starts_with("https://") && text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_good {
+        Ok(text.to_owned())
+    } else {
+        Err("not a URL that begins with https:// — use the issuer of the tokens".to_owned())
+    }
 }
