@@ -1,29 +1,37 @@
-//! Connects to a daemon by TCP, with an API key.
+//! Connects to a daemon by TCP, with an API key, a token or a certificate.
 
 use crate::{client::Client, connection::bounded, error::ClientError};
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 use tonic::{
     metadata::AsciiMetadataValue,
-    transport::{Certificate, ClientTlsConfig, Endpoint, Uri},
+    transport::{Certificate, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 
 /// How to reach a daemon by TCP.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ClientBuilder {
     url: String,
     key: Option<AsciiMetadataValue>,
     authority: Option<Certificate>,
+    identity: Option<Identity>,
+}
+
+/// Prints no credential.
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 impl Client {
     /// Returns a builder for a client of the daemon at a URL: `https://HOST:PORT`, or `http://HOST:PORT` on loopback.
     pub fn builder(url: impl Into<String>) -> ClientBuilder {
-        ClientBuilder { url: url.into(), key: None, authority: None }
+        ClientBuilder { url: url.into(), key: None, authority: None, identity: None }
     }
 }
 
 impl ClientBuilder {
-    /// Sends this API key with each call. No error or debug form contains the key.
+    /// Sends this API key, or JSON Web Token, with each call. No error or debug form contains the key.
     ///
     /// # Errors
     /// [`ClientError::Key`] if a header cannot contain the key.
@@ -40,13 +48,19 @@ impl ClientBuilder {
         Self { authority: Some(Certificate::from_pem(pem)), ..self }
     }
 
+    /// Authenticates by this certificate and its private key, both PEM texts.
+    #[must_use]
+    pub fn client_certificate(self, certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Self {
+        Self { identity: Some(Identity::from_pem(certificate, key)), ..self }
+    }
+
     /// Connects. A connection that breaks is made again by the next call.
     ///
     /// # Errors
     /// [`ClientError::Url`] for a URL without TLS whose host is not the loopback interface, because the key and all data would
     /// cross a network as plain text; [`ClientError::Connect`] if there is no daemon, or its certificate is not trusted.
     pub async fn connect(self) -> Result<Client, ClientError> {
-        let Self { url, key, authority } = self;
+        let Self { url, key, authority, identity } = self;
         let uri: Uri = url.parse().map_err(|_| ClientError::Url { url: url.clone() })?;
         let endpoint = bounded(Endpoint::from(uri.clone()));
         let failed = |source| ClientError::Connect { address: url.clone(), source };
@@ -55,6 +69,10 @@ impl ClientBuilder {
                 let tls = match authority {
                     Some(authority) => ClientTlsConfig::new().ca_certificate(authority),
                     None => ClientTlsConfig::new().with_native_roots(),
+                };
+                let tls = match identity {
+                    Some(identity) => tls.identity(identity),
+                    None => tls,
                 };
                 endpoint.tls_config(tls).map_err(failed)?
             }
@@ -98,8 +116,11 @@ mod tests {
 
     #[test]
     fn debug_form_has_no_key() {
-        let builder = Client::builder("https://localhost").api_key("agentd_secret").unwrap();
-        assert!(!format!("{builder:?}").contains("agentd_secret"), "{builder:?}");
+        let builder = Client::builder("https://localhost").api_key("agentd_secret").unwrap().client_certificate("c", "private");
+        let text = format!("{builder:?}");
+        let bytes = format!("{:?}", b"private");
+        assert!(text.contains("https://localhost") && !text.contains("agentd_secret"), "{text}");
+        assert!(!text.contains("private") && !text.contains(&bytes), "{text}");
         assert!(matches!(Client::builder("https://localhost").api_key("a\nb"), Err(ClientError::Key)));
     }
 }

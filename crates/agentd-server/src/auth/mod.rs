@@ -1,11 +1,13 @@
 //! Authenticates the callers of requests.
 //!
 //! 1. A request with a credential is made by the holder of that credential, whichever way it came: an API key names a service, and
-//!    a JSON Web Token a user of its issuer.
+//!    a JSON Web Token a user of its issuer, and
+//!    the certificate of a client a service.
 //! 2. A request without one is made by the user who runs the daemon, if it came by the daemon's Unix socket.
 //! 3. Every other request is refused. The refusal is the same for unknown, wrong, revoked and expired keys.
 
 mod api_key;
+mod certificate;
 mod credential;
 mod failures;
 mod interface;
@@ -14,6 +16,7 @@ mod keys;
 mod peer;
 
 pub use api_key::{ApiKey, InvalidApiKey};
+pub use certificate::{ClientAuthorities, ClientCertificate};
 pub use credential::Credential;
 pub use interface::{Interface, USUAL_INTERFACES};
 pub use jwt::{JwtIssuer, JwtSettings, KeySetError};
@@ -85,10 +88,11 @@ impl Authenticator {
         let address = peer.address();
         let text = match (credential, peer) {
             (Credential::Bearer(text), _) => text,
-            (Credential::Malformed, _) => return Err(self.keys.failed(address, "no bearer token", None).into()),
+            (Credential::Malformed, _) => return Err(self.failed(address, "no bearer token")),
             (Credential::None, Peer::Own) => return Ok(self.own_caller(interface)),
             (Credential::None, Peer::Untrusted(reason)) => return Err(AuthError::Untrusted(reason.clone())),
-            (Credential::None, Peer::Remote(_)) => return Err(AuthError::Missing),
+            (Credential::None, Peer::Remote(_, None)) => return Err(AuthError::Missing),
+            (Credential::None, Peer::Remote(_, Some(certificate))) => return self.certified(certificate, interface, address),
         };
         match &self.issuer {
             // An API key has no dots.
@@ -97,17 +101,29 @@ impl Authenticator {
         }
     }
 
+    /// Returns the service that a certificate names.
+    fn certified(
+        &self,
+        certificate: &ClientCertificate,
+        interface: Interface,
+        address: Option<IpAddr>,
+    ) -> Result<Caller, AuthError> {
+        let name = certificate.service().map_err(|problem| self.failed(address, problem))?;
+        let principal = PolicyPrincipal { kind: PrincipalKind::Service, name, groups: Vec::new(), acts_for: None };
+        unrestricted(principal, interface, address)
+    }
+
     /// Returns the user that a token names. Tokens are examined whatever happened before at their address, because each is new.
     fn token(&self, issuer: &JwtIssuer, text: &str, interface: Interface, address: Option<IpAddr>) -> Result<Caller, AuthError> {
-        match issuer.principal(text, Timestamp::now()) {
-            Ok(_) if !USUAL_INTERFACES.contains(&interface) => Err(AuthError::Interface(interface.word())),
-            Ok(principal) => {
-                Ok(Caller { principal, transport: interface.word(), address, is_operator: false, capabilities: None })
-            }
-            Err(problem) => match self.keys.wait(address) {
-                Some(wait) => Err(AuthError::TooMany(wait)),
-                None => Err(self.keys.failed(address, problem, None).into()),
-            },
+        let principal = issuer.principal(text, Timestamp::now()).map_err(|problem| self.failed(address, problem))?;
+        unrestricted(principal, interface, address)
+    }
+
+    /// Counts and logs a failure, unless there were too many at the address.
+    fn failed(&self, address: Option<IpAddr>, problem: &str) -> AuthError {
+        match self.keys.wait(address) {
+            Some(wait) => AuthError::TooMany(wait),
+            None => self.keys.failed(address, problem, None).into(),
         }
     }
 
@@ -118,6 +134,14 @@ impl Authenticator {
         };
         Caller { principal: self.own.clone(), transport, address: None, is_operator: true, capabilities: None }
     }
+}
+
+/// Returns a caller whose credential has no restrictions of its own.
+fn unrestricted(principal: PolicyPrincipal, interface: Interface, address: Option<IpAddr>) -> Result<Caller, AuthError> {
+    if !USUAL_INTERFACES.contains(&interface) {
+        return Err(AuthError::Interface(interface.word()));
+    }
+    Ok(Caller { principal, transport: interface.word(), address, is_operator: false, capabilities: None })
 }
 
 /// Returns the holder of a valid key as a caller.

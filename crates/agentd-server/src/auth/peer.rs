@@ -1,24 +1,25 @@
 //! The other end of a connection.
 
+use super::certificate::ClientCertificate;
 use std::net::IpAddr;
 use tokio_util::sync::CancellationToken;
 
 /// The other end of a connection, as the kernel states it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Peer {
     /// A process of the user who runs the daemon, which is no process of a sandbox.
     Own,
     /// Another process, with the reason why it is not trusted.
     Untrusted(String),
-    /// A client that connected by TCP. It needs a credential.
-    Remote(IpAddr),
+    /// A client that connected by TCP, with its certificate, if it has one. It needs a credential.
+    Remote(IpAddr, Option<ClientCertificate>),
 }
 
 impl Peer {
     /// Returns the address; `None` for a Unix socket.
     pub fn address(&self) -> Option<IpAddr> {
         match self {
-            Self::Remote(address) => Some(*address),
+            Self::Remote(address, _) => Some(*address),
             Self::Own | Self::Untrusted(_) => None,
         }
     }

@@ -3,7 +3,7 @@ use agentd_records::{Label, Timestamp};
 use agentd_state::Retention;
 use std::net::Ipv4Addr;
 
-const REMOTE: Peer = Peer::Remote(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
+const REMOTE: Peer = Peer::Remote(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), None);
 
 struct Keys {
     _folder: tempfile::TempDir,
@@ -111,7 +111,7 @@ async fn failures_of_an_address_keep_unknown_keys_out_and_no_known_one() {
     assert!(matches!(keys.caller(&REMOTE, "agentd_wrong").await, Err(AuthError::TooMany(_))));
     assert!(matches!(keys.caller(&REMOTE, other.secret_text()).await, Err(AuthError::TooMany(_))));
     keys.caller(&REMOTE, known.secret_text()).await.unwrap();
-    keys.caller(&Peer::Remote(Ipv4Addr::new(192, 0, 2, 2).into()), other.secret_text()).await.unwrap();
+    keys.caller(&Peer::Remote(Ipv4Addr::new(192, 0, 2, 2).into(), None), other.secret_text()).await.unwrap();
     // A revocation by another process holds at once, also for a key that was remembered.
     keys.state.revoke_api_key(known.id(), Timestamp::now()).await.unwrap();
     assert!(matches!(keys.caller(&REMOTE, known.secret_text()).await, Err(AuthError::Invalid)));

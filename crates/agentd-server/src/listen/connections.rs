@@ -99,7 +99,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let first = FirstAuthentication::default();
-    let is_bounded = matches!(peer, Peer::Remote(_));
+    let is_bounded = matches!(peer, Peer::Remote(..));
     let late = first.clone();
     let service = router.map_request(move |mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer.clone());
@@ -144,7 +144,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    const REMOTE: Peer = Peer::Remote(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    const REMOTE: Peer = Peer::Remote(IpAddr::V4(Ipv4Addr::LOCALHOST), None);
 
     /// Returns what a client receives that requests `path` and then waits. The server answers after twice the time for the first
     /// authentication.

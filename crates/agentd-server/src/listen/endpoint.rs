@@ -1,11 +1,11 @@
 //! What the daemon listens on, and the clients that it accepts there.
 
-use super::{socket::UnixSocket, tcp::TcpEndpoint};
-use crate::auth::Peer;
+use super::{socket::UnixSocket, tcp::TcpEndpoint, tls::TlsServer};
+use crate::auth::{ClientCertificate, Peer};
 use agentd_kernel::peer::{self, OtherNamespaces};
-use std::{io, os::fd::AsFd as _, time::Duration};
+use std::{io, net::IpAddr, os::fd::AsFd as _, time::Duration};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::server::TlsStream;
 
 /// The time for which a client may take to establish TLS.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -22,7 +22,7 @@ pub enum Endpoint {
 /// A client whose connection has no further state yet.
 pub(super) enum AcceptedClient {
     Unix(UnixStream),
-    Tcp(TcpStream, Peer, Option<TlsAcceptor>),
+    Tcp(TcpStream, IpAddr, Option<TlsServer>),
 }
 
 /// The bytes of a connection.
@@ -39,7 +39,7 @@ impl Endpoint {
             Self::Unix(socket) => Ok(AcceptedClient::Unix(socket.listener.accept().await?.0)),
             Self::Tcp(endpoint) => {
                 let (stream, address) = endpoint.accept().await?;
-                Ok(AcceptedClient::Tcp(stream, Peer::Remote(address), endpoint.acceptor()))
+                Ok(AcceptedClient::Tcp(stream, address, endpoint.tls()))
             }
         }
     }
@@ -53,15 +53,18 @@ impl AcceptedClient {
                 let peer = verified(&stream);
                 Some((ClientStream::Unix(stream), peer))
             }
-            Self::Tcp(stream, peer, None) => Some((ClientStream::Tcp(stream), peer)),
-            Self::Tcp(stream, peer, Some(acceptor)) => match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => Some((ClientStream::Tls(Box::new(stream)), peer)),
+            Self::Tcp(stream, address, None) => Some((ClientStream::Tcp(stream), Peer::Remote(address, None))),
+            Self::Tcp(stream, address, Some(tls)) => match tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream)).await {
+                Ok(Ok(stream)) => {
+                    let certificate = ClientCertificate::of(stream.get_ref().1.peer_certificates(), tls.authorities());
+                    Some((ClientStream::Tls(Box::new(stream)), Peer::Remote(address, certificate)))
+                }
                 Ok(Err(error)) => {
-                    tracing::debug!(%error, ?peer, "TLS handshake");
+                    tracing::debug!(%error, %address, "TLS handshake");
                     None
                 }
                 Err(_) => {
-                    tracing::debug!(?peer, "TLS handshake: not finished in {} s", HANDSHAKE.as_secs());
+                    tracing::debug!(%address, "TLS handshake: not finished in {} s", HANDSHAKE.as_secs());
                     None
                 }
             },
@@ -85,20 +88,19 @@ fn verified(stream: &UnixStream) -> Peer {
 mod tests {
     use super::*;
     use crate::listen::tls::{TlsServer, tests::pair};
-    use std::net::IpAddr;
     use tokio::net::TcpListener;
 
     #[tokio::test(start_paused = true)]
     async fn client_that_does_not_finish_the_handshake_of_tls_is_given_up() {
         let folder = tempfile::tempdir().unwrap();
-        let acceptor = TlsServer::load(pair(folder.path(), "a")).unwrap().acceptor();
+        let tls = TlsServer::load(pair(folder.path(), "a")).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         for sent in [&b""[..], b"\x16\x03\x01\x02\x00\x01"] {
             let mut client = TcpStream::connect(address).await.unwrap();
             tokio::io::AsyncWriteExt::write_all(&mut client, sent).await.unwrap();
             let (stream, _) = listener.accept().await.unwrap();
-            let accepted = AcceptedClient::Tcp(stream, Peer::Remote(IpAddr::from([127, 0, 0, 1])), Some(acceptor.clone()));
+            let accepted = AcceptedClient::Tcp(stream, IpAddr::from([127, 0, 0, 1]), Some(tls.clone()));
             // The client is still there.
             assert!(accepted.connected().await.is_none());
             drop(client);

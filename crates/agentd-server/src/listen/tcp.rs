@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
 
 /// The time after which the kernel asks a silent client whether it is alive, the time between two questions, and their number.
 const IDLE: Duration = Duration::from_secs(30);
@@ -84,9 +83,9 @@ impl TcpEndpoint {
         Ok((stream, address.ip().to_canonical()))
     }
 
-    /// Returns what makes the connections of clients TLS connections, if there is a certificate.
-    pub(super) fn acceptor(&self) -> Option<TlsAcceptor> {
-        self.tls.as_ref().map(TlsServer::acceptor)
+    /// Returns TLS, if there is a certificate.
+    pub(super) fn tls(&self) -> Option<TlsServer> {
+        self.tls.clone()
     }
 }
 

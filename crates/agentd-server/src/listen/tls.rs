@@ -1,14 +1,16 @@
-//! The certificate of the daemon for TLS, from PEM files.
+//! The certificate of the daemon for TLS, and the authorities of clients' certificates, from PEM files.
 
+use crate::auth::ClientAuthorities;
 use agentd_disk::is_own_uid;
 use rustix::fs::{FileType, Mode, OFlags, fstat};
 use rustls::{
-    ServerConfig,
+    RootCertStore, ServerConfig,
     crypto::ring,
     pki_types::{
         CertificateDer, PrivateKeyDer,
         pem::{self, PemObject as _},
     },
+    server::{VerifierBuilderError, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use std::{
     fs::File,
@@ -32,6 +34,8 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// The private key.
     pub key: PathBuf,
+    /// The authorities whose certificates are credentials of clients.
+    pub client_authorities: Option<PathBuf>,
 }
 
 /// The reason why a certificate cannot be used.
@@ -62,6 +66,14 @@ pub enum TlsError {
         /// The cause.
         source: pem::Error,
     },
+    /// The authorities of clients cannot be used.
+    #[error("TLS: {path:?}: {source} — name a PEM file with the certificates of authorities")]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: VerifierBuilderError,
+    },
     /// Certificate and key cannot be used together.
     #[error("TLS: certificate {certificate:?} and key {key:?}: {source} — name a key and its own certificate")]
     Pair {
@@ -79,6 +91,7 @@ pub enum TlsError {
 pub struct TlsServer {
     files: Arc<TlsFiles>,
     config: Arc<RwLock<Arc<ServerConfig>>>,
+    authorities: Option<ClientAuthorities>,
 }
 
 impl TlsServer {
@@ -87,18 +100,29 @@ impl TlsServer {
     /// # Errors
     /// [`TlsError`].
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let config = RwLock::new(Arc::new(config(&files)?));
-        Ok(Self { files: Arc::new(files), config: Arc::new(config) })
+        let authorities = files.client_authorities.as_deref().map(authorities).transpose()?.map(ClientAuthorities::new);
+        let config = config(&files, authorities.as_ref().map(ClientAuthorities::current))?;
+        Ok(Self { files: Arc::new(files), config: Arc::new(RwLock::new(Arc::new(config))), authorities })
     }
 
-    /// Reads the files again. New connections get the new certificate. If the files cannot be used, the earlier certificate stays.
+    /// Reads the files again. New connections get the new certificate, and clients' certificates are verified by the new
+    /// authorities, also those of open connections. If the files cannot be used, the earlier certificate stays.
     ///
     /// # Errors
     /// [`TlsError`].
     pub fn reload(&self) -> Result<(), TlsError> {
-        let config = Arc::new(config(&self.files)?);
+        let verifier = self.files.client_authorities.as_deref().map(authorities).transpose()?;
+        let config = Arc::new(config(&self.files, verifier.clone())?);
+        if let (Some(authorities), Some(verifier)) = (&self.authorities, verifier) {
+            authorities.replace(verifier);
+        }
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
+    }
+
+    /// Returns the authorities of clients' certificates.
+    pub(super) fn authorities(&self) -> Option<ClientAuthorities> {
+        self.authorities.clone()
     }
 
     /// Returns what makes a connection a TLS connection, with the present certificate.
@@ -107,27 +131,43 @@ impl TlsServer {
     }
 }
 
-fn config(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
-    let TlsFiles { certificate, key } = files;
-    let not_pem = |path: &Path| {
-        let path = path.to_owned();
-        move |source| TlsError::Pem { path, source }
-    };
+fn config(files: &TlsFiles, clients: Option<Arc<dyn ClientCertVerifier>>) -> Result<ServerConfig, TlsError> {
+    let TlsFiles { certificate, key, .. } = files;
     let pair = |source| TlsError::Pair { certificate: certificate.clone(), key: key.clone(), source };
-    let text = read(certificate, false)?;
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(not_pem(certificate))?;
-    if chain.is_empty() {
-        return Err(not_pem(certificate)(pem::Error::NoItemsFound));
-    }
+    let chain = certificates(certificate)?;
     let secret = PrivateKeyDer::from_pem_slice(&read(key, true)?).map_err(not_pem(key))?;
     let mut config = ServerConfig::builder_with_provider(ring::default_provider().into())
         .with_safe_default_protocol_versions()
         .map_err(pair)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients.unwrap_or_else(WebPkiClientVerifier::no_client_auth))
         .with_single_cert(chain, secret)
         .map_err(pair)?;
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
     Ok(config)
+}
+
+fn not_pem(path: &Path) -> impl FnOnce(pem::Error) -> TlsError {
+    let path = path.to_owned();
+    move |source| TlsError::Pem { path, source }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = read(path, false)?;
+    let all: Vec<_> = CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(not_pem(path))?;
+    if all.is_empty() { Err(not_pem(path)(pem::Error::NoItemsFound)) } else { Ok(all) }
+}
+
+/// Returns the verifier of clients' certificates. A client may also have none, and send another credential.
+fn authorities(path: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let failed = |source| TlsError::Authorities { path: path.to_owned(), source };
+    let mut roots = RootCertStore::empty();
+    let found = certificates(path)?;
+    let (usable, _) = roots.add_parsable_certificates(found.iter().cloned());
+    if usable != found.len() {
+        return Err(failed(VerifierBuilderError::NoRootAnchors));
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), ring::default_provider().into());
+    verifier.allow_unauthenticated().build().map_err(failed)
 }
 
 /// Reads a file. Nobody but root and this user may read or change a private one.
@@ -161,7 +201,11 @@ pub(super) mod tests {
 
     pub(in crate::listen) fn pair(folder: &Path, name: &str) -> TlsFiles {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let files = TlsFiles { certificate: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) };
+        let files = TlsFiles {
+            certificate: folder.join(format!("{name}.pem")),
+            key: folder.join(format!("{name}.key")),
+            client_authorities: None,
+        };
         fs::write(&files.certificate, made.cert.pem()).unwrap();
         fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
         fs::set_permissions(&files.key, fs::Permissions::from_mode(0o600)).unwrap();
@@ -180,7 +224,7 @@ pub(super) mod tests {
         let mixed = TlsFiles { key: other.key.clone(), ..files.clone() };
         assert!(matches!(TlsServer::load(mixed), Err(TlsError::Pair { .. })));
         for certificate in [other.key.clone(), "/dev/null".into(), folder.path().to_owned(), folder.path().join("missing")] {
-            assert!(TlsServer::load(TlsFiles { certificate, key: other.key.clone() }).is_err());
+            assert!(TlsServer::load(TlsFiles { certificate, ..other.clone() }).is_err());
         }
         fs::write(&other.key, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").unwrap();
         assert!(TlsServer::load(other).is_err());

@@ -88,7 +88,8 @@ pub(super) async fn serve(args: ServeArgs, telemetry: DaemonTelemetry) -> Result
 /// Returns TLS, if the arguments name a certificate.
 fn tls(args: &ServeArgs) -> Result<Option<TlsServer>, Failure> {
     let (Some(certificate), Some(key)) = (args.tls_cert.clone(), args.tls_key.clone()) else { return Ok(None) };
-    Ok(Some(TlsServer::load(TlsFiles { certificate, key })?))
+    let client_authorities = args.tls_client_ca.clone();
+    Ok(Some(TlsServer::load(TlsFiles { certificate, key, client_authorities })?))
 }
 
 /// Returns the issuer of tokens, if the arguments name one.

@@ -1,10 +1,12 @@
-//! `agentd serve` by TCP, as its clients and attackers see it: API keys, TLS, tenants, and the bounds of what strangers can do.
+//! `agentd serve` by TCP, as its clients and attackers see it: API keys, tokens, certificates, TLS, tenants, and the bounds of what strangers can do.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 mod access;
+mod certificates;
 mod floods;
 mod keys;
 mod place;
 mod secrecy;
 mod tenants;
 mod tls;
+mod tokens;

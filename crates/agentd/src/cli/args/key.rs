@@ -26,7 +26,7 @@ pub(crate) enum KeyCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The holder of the key is the principal service:NAME in policies and records. The default policy
-permits nothing to services: write policies for them (docs/keys.md).
+permits nothing to services: write policies for them (docs/authentication.md).
 
 Examples:
   agentd key create ci --expires 90d

@@ -29,6 +29,9 @@ pub(crate) struct ServeArgs {
     /// PEM file with the private key of the certificate, which nobody else may read
     #[arg(long, value_name = "FILE", requires_all = ["tls_cert", "listen"])]
     pub tls_key: Option<PathBuf>,
+    /// PEM file with the authorities whose certificates authenticate clients as services
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
     /// Issuer of JSON Web Tokens that authenticate users, as in the claim iss
     #[arg(long, value_name = "URL", requires_all = ["jwt_audience", "jwt_keys"], value_parser = issuer)]
     pub jwt_issuer: Option<String>,
