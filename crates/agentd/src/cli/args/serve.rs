@@ -6,10 +6,9 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Only this user can reach the socket. Clients by TCP need an API key (agentd key create).
-On both, agentd speaks REST, gRPC and MCP.
-Policies and quotas are those of `agentd call`; SIGHUP loads
-them and the certificate again.
+Only this user can reach the socket. Clients by TCP need an API key (agentd key create), a
+token or a certificate. On both, agentd speaks REST, gRPC and MCP. Policies and quotas are those
+of `agentd call`; SIGHUP loads them and all files of TLS and tokens again.
 
 Examples:
   agentd serve
@@ -41,7 +40,7 @@ pub(crate) struct ServeArgs {
     /// JSON Web Key Set with the public keys of the issuer
     #[arg(long, value_name = "FILE", requires = "jwt_issuer")]
     pub jwt_keys: Option<PathBuf>,
-    /// Host directory below which models and holders of API keys may name a workspace (repeatable) [default: none]
+    /// Host directory below which models and clients by TCP may name a workspace (repeatable) [default: none]
     #[arg(long, value_name = "DIR")]
     pub workspace: Vec<PathBuf>,
     /// Maximum number of connections at a time, on the socket and on each address; further clients wait
