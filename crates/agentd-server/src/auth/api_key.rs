@@ -1,5 +1,5 @@
-//! The text of an API key: `agentd_ID_SECRET`. The secret has 32 random bytes; the first four bytes of the SHA-256 digest of the text
-//! before them follow as a checksum. All numbers are lower-case hexadecimal, so that a key has one form:
+//! The text of an API key: `agentd_ID_SECRET`. The secret has 32 random bytes; the first four bytes of the SHA-256 digest of the
+//! text before them follow as a checksum. All numbers are lower-case hexadecimal, so that a key has one form:
 //! `agentd_[0-9a-f]{16}_[0-9a-f]{72}`.
 
 use agentd_records::ContentDigest;
@@ -85,8 +85,8 @@ impl ApiKey {
         self.id
     }
 
-    /// Returns the digest that is stored. A slow function is not needed: 256 random bits cannot be guessed, also not by somebody who
-    /// has the digest.
+    /// Returns the digest that is stored. A slow function is not needed: nobody guesses 256 random bits, not even from their
+    /// digest.
     pub fn digest(&self) -> ContentDigest {
         ContentDigest::of(self.text.as_bytes())
     }

@@ -54,8 +54,8 @@ impl ClientCertificate {
         Some(Self { chain: chain.into(), authorities: authorities? })
     }
 
-    /// Returns the name of the service. The certificate is verified again for each request, because a connection may outlast it, and
-    /// the authorities may have been replaced.
+    /// Returns the name of the service. The certificate is verified again for each request, because a connection may outlast it,
+    /// and the authorities may have been replaced.
     ///
     /// # Errors
     /// Why the certificate is refused, for the log.

@@ -37,8 +37,8 @@ pub(super) enum KeyFailure {
 pub(super) struct ApiKeys {
     state: StateStore,
     failures: Failures,
-    /// The digests of keys that were valid at their last use, with the time at which that use was recorded. Such a key is examined
-    /// even if others at its address fail, so that nobody can keep its holder out.
+    /// The digests of keys that were valid at their last use, with the time at which that use was recorded. Such a key is
+    /// examined even if others at its address fail, so that nobody can keep its holder out.
     remembered: Mutex<BTreeMap<ContentDigest, Timestamp>>,
 }
 

@@ -1,8 +1,7 @@
 //! Authenticates the callers of requests.
 //!
-//! 1. A request with a credential is made by the holder of that credential, whichever way it came: an API key names a service, and
-//!    a JSON Web Token a user of its issuer, and
-//!    the certificate of a client a service.
+//! 1. A request with a credential is made by the holder of that credential, whichever way it came. An API key or a certificate
+//!    names a service, and a JSON Web Token a user of its issuer. A key or a token counts more than a certificate.
 //! 2. A request without one is made by the user who runs the daemon, if it came by the daemon's Unix socket.
 //! 3. Every other request is refused. The refusal is the same for unknown, wrong, revoked and expired keys.
 

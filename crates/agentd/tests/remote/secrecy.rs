@@ -43,7 +43,7 @@ async fn keys_are_in_no_log_file_receipt_error_or_command_line() {
     files(root.path(), &mut all);
     assert!(all.iter().any(|(name, _)| name.ends_with("state.db")));
     for key in [&good, &revoked] {
-        let secret = key.rsplit_once('_').unwrap().1[..32].as_bytes().to_vec();
+        let secret = key.rsplit_once('_').unwrap().1.as_bytes()[..32].to_vec();
         for (name, content) in &all {
             assert!(!content.windows(secret.len()).any(|window| window == secret), "{name} has a key");
         }
