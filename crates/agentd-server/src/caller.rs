@@ -1,7 +1,7 @@
 //! The caller of a request, after its authentication.
 
 use agentd_policy::{PolicyPrincipal, RequestSource};
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
 
 /// The caller of a request. Only a transport creates one, after it has authenticated its peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,8 +15,17 @@ pub struct Caller {
     /// True if the peer is a process of the user who runs this daemon, and reached it by a Unix socket or by standard input. Only
     /// such a caller has the daemon's own access to files, so only it may name directories that the configuration does not list.
     pub is_operator: bool,
-    /// The capabilities to which the credential of the caller is restricted; `None` for no restriction.
-    pub capabilities: Option<Arc<BTreeSet<String>>>,
+    /// The restrictions of the caller's credential.
+    pub scope: Arc<CallerScope>,
+}
+
+/// The restrictions of a credential. Policies decide about what is left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CallerScope {
+    /// The permitted capabilities; `None` permits all.
+    pub capabilities: Option<BTreeSet<String>>,
+    /// Lists of directories, without links. A workspace must be at or below a directory of each list.
+    pub workspaces: Vec<Vec<PathBuf>>,
 }
 
 impl Caller {

@@ -2,7 +2,7 @@
 //!
 //! Each question is answered from the database, so that a revocation by another process holds for the next request.
 
-use crate::{api_key_id::ApiKeyId, error::StateError, quota::stored, store::StateStore};
+use crate::{api_key_id::ApiKeyId, error::StateError, public_key::PublicKey, quota::stored, store::StateStore};
 use agentd_records::{ContentDigest, Label, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -19,6 +19,8 @@ pub struct ApiKeyRecord {
     pub id: ApiKeyId,
     /// The digest of the whole key.
     pub digest: ContentDigest,
+    /// The public key by which tokens are verified that were made from the key.
+    pub public_key: PublicKey,
     /// The name of the service that holds the key.
     pub name: Label,
     /// The groups of the service.
@@ -108,10 +110,9 @@ impl StateStore {
     }
 }
 
-const SELECT: &str =
-    "SELECT id, digest, name, member_of, capabilities, transports, created, created_by, expires, revoked, last_used,
-    sum IS row_sum(id, digest, name, member_of, capabilities, transports, created, created_by, expires, revoked, last_used)
-    FROM api_keys";
+const SELECT: &str = "SELECT id, digest, public_key, name, member_of, capabilities, transports, created, created_by, expires, revoked,
+    last_used, sum IS row_sum(id, digest, public_key, name, member_of, capabilities, transports, created, created_by, expires, revoked,
+    last_used) FROM api_keys";
 
 fn add(connection: &Connection, key: &ApiKeyRecord) -> Result<(), StateError> {
     let oldest = stored(key.created).saturating_sub(i64::try_from(KEPT * 1_000_000).unwrap_or(i64::MAX));
@@ -119,12 +120,13 @@ fn add(connection: &Connection, key: &ApiKeyRecord) -> Result<(), StateError> {
         connection.prepare_cached("DELETE FROM api_keys WHERE min(ifnull(revoked, ?1), ifnull(expires, ?1)) < ?1")?;
     remove.execute([oldest])?;
     let mut insert = connection.prepare_cached(
-        "INSERT INTO api_keys (id, digest, name, member_of, capabilities, transports, created, created_by, expires, revoked, last_used)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        "INSERT INTO api_keys (id, digest, public_key, name, member_of, capabilities, transports, created, created_by, expires, revoked,
+         last_used) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
     )?;
     insert.execute(params![
         key.id.to_string(),
         key.digest.to_string(),
+        key.public_key.to_string(),
         key.name.to_string(),
         lines(&key.groups),
         key.capabilities.as_deref().map(lines),
@@ -151,22 +153,23 @@ fn lines(labels: &[Label]) -> String {
 fn read(row: &Row<'_>) -> Result<ApiKeyRecord, StateError> {
     let id: String = row.get(0)?;
     let damaged = || StateError::Damaged(format!("the API key {id} does not match its checksum"));
-    if !row.get::<_, bool>(11)? {
+    if !row.get::<_, bool>(12)? {
         return Err(damaged());
     }
     let label = |text: String| Label::try_from(text).map_err(|_| damaged());
     let labels = |text: String| text.lines().map(|line| label(line.to_owned())).collect::<Result<Vec<_>, _>>();
     let time = |micros: i64| u64::try_from(micros).map(Timestamp::from_micros).map_err(|_| damaged());
-    let [expires, revoked, last_used] = [8, 9, 10].map(|column| row.get::<_, Option<i64>>(column));
+    let [expires, revoked, last_used] = [9, 10, 11].map(|column| row.get::<_, Option<i64>>(column));
     Ok(ApiKeyRecord {
         id: id.parse().map_err(|_| damaged())?,
         digest: row.get::<_, String>(1)?.try_into().map_err(|_| damaged())?,
-        name: label(row.get(2)?)?,
-        groups: labels(row.get(3)?)?,
-        capabilities: row.get::<_, Option<String>>(4)?.map(labels).transpose()?,
-        transports: labels(row.get(5)?)?,
-        created: time(row.get(6)?)?,
-        created_by: label(row.get(7)?)?,
+        public_key: PublicKey::parse(&row.get::<_, String>(2)?).map_err(|_| damaged())?,
+        name: label(row.get(3)?)?,
+        groups: labels(row.get(4)?)?,
+        capabilities: row.get::<_, Option<String>>(5)?.map(labels).transpose()?,
+        transports: labels(row.get(6)?)?,
+        created: time(row.get(7)?)?,
+        created_by: label(row.get(8)?)?,
         expires: expires?.map(time).transpose()?,
         revoked: revoked?.map(time).transpose()?,
         last_used: last_used?.map(time).transpose()?,

@@ -39,7 +39,10 @@ const TABLES: [(&str, &str); 9] = [
     ("charges", "intent, account"),
     ("waiting", "number, id, principal, owner, priority, accounts, blocked_by, since, seen"),
     ("configuration", "name, before, after, state, since"),
-    ("api_keys", "id, digest, name, member_of, capabilities, transports, created, created_by, expires, revoked, last_used"),
+    (
+        "api_keys",
+        "id, digest, public_key, name, member_of, capabilities, transports, created, created_by, expires, revoked, last_used",
+    ),
 ];
 
 /// Principals whose numbers of kept outcomes differ from their outcomes.

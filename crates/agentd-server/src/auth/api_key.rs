@@ -91,6 +91,12 @@ impl ApiKey {
         ContentDigest::of(self.text.as_bytes())
     }
 
+    /// Returns the digest of the key after a context, which nobody computes without the key.
+    pub(super) fn derived(&self, context: &[u8]) -> Zeroizing<[u8; SECRET]> {
+        let digest = Sha256::new().chain_update(context).chain_update(self.text.as_bytes()).finalize();
+        Zeroizing::new(digest.into())
+    }
+
     /// Returns the whole key.
     pub fn secret_text(&self) -> &str {
         &self.text

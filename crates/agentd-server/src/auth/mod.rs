@@ -13,6 +13,7 @@ mod interface;
 mod jwt;
 mod keys;
 mod peer;
+mod token;
 
 pub use api_key::{ApiKey, InvalidApiKey};
 pub use certificate::{ClientAuthorities, ClientCertificate};
@@ -20,8 +21,9 @@ pub use credential::Credential;
 pub use interface::{Interface, USUAL_INTERFACES};
 pub use jwt::{JwtIssuer, JwtSettings, KeySetError};
 pub use peer::{FirstAuthentication, Peer};
+pub use token::{Caveats, RestrictError, public_key, restrict};
 
-use crate::caller::Caller;
+use crate::caller::{Caller, CallerScope};
 use agentd_policy::{PolicyPrincipal, PrincipalKind};
 use agentd_records::Timestamp;
 use agentd_state::{ApiKeyRecord, StateError, StateStore};
@@ -94,9 +96,11 @@ impl Authenticator {
             (Credential::None, Peer::Remote(_, Some(certificate))) => return self.certified(certificate, interface, address),
         };
         match &self.issuer {
-            // An API key has no dots.
-            Some(issuer) if text.contains('.') => self.token(issuer, text, interface, address),
-            _ => holder(self.keys.verify(text, address).await?, interface, address),
+            Some(issuer) if !is_own_form(text) => self.issued(issuer, text, interface, address),
+            _ => {
+                let (record, caveats) = self.keys.verify(text, address).await?;
+                holder(record, caveats, interface, address)
+            }
         }
     }
 
@@ -113,7 +117,7 @@ impl Authenticator {
     }
 
     /// Returns the user that a token names. Tokens are examined whatever happened before at their address, because each is new.
-    fn token(&self, issuer: &JwtIssuer, text: &str, interface: Interface, address: Option<IpAddr>) -> Result<Caller, AuthError> {
+    fn issued(&self, issuer: &JwtIssuer, text: &str, interface: Interface, address: Option<IpAddr>) -> Result<Caller, AuthError> {
         let principal = issuer.principal(text, Timestamp::now()).map_err(|problem| self.failed(address, problem))?;
         unrestricted(principal, interface, address)
     }
@@ -131,7 +135,7 @@ impl Authenticator {
             Interface::Mcp => interface.word(),
             Interface::Rest | Interface::Grpc | Interface::Metrics => "local-socket",
         };
-        Caller { principal: self.own.clone(), transport, address: None, is_operator: true, capabilities: None }
+        Caller { principal: self.own.clone(), transport, address: None, is_operator: true, scope: Arc::default() }
     }
 }
 
@@ -140,19 +144,36 @@ fn unrestricted(principal: PolicyPrincipal, interface: Interface, address: Optio
     if !USUAL_INTERFACES.contains(&interface) {
         return Err(AuthError::Interface(interface.word()));
     }
-    Ok(Caller { principal, transport: interface.word(), address, is_operator: false, capabilities: None })
+    Ok(Caller { principal, transport: interface.word(), address, is_operator: false, scope: Arc::default() })
 }
 
-/// Returns the holder of a valid key as a caller.
-fn holder(record: ApiKeyRecord, interface: Interface, address: Option<IpAddr>) -> Result<Caller, AuthError> {
+/// Returns the holder of a valid key, or of a token that was made from it, as a caller.
+fn holder(
+    record: ApiKeyRecord,
+    caveats: Vec<Caveats>,
+    interface: Interface,
+    address: Option<IpAddr>,
+) -> Result<Caller, AuthError> {
     let transport = interface.word();
-    if !record.transports.iter().any(|permitted| permitted.to_string() == transport) {
+    let mut is_permitted = record.transports.iter().any(|permitted| permitted.to_string() == transport);
+    let capabilities = record.capabilities.map(|permitted| permitted.into_iter().map(String::from).collect());
+    let mut scope = CallerScope { capabilities, workspaces: Vec::new() };
+    for block in caveats {
+        is_permitted &= block.permits(interface);
+        block.restrict(&mut scope);
+    }
+    if !is_permitted {
         return Err(AuthError::Interface(transport));
     }
     let groups = record.groups.into_iter().map(String::from).collect();
     let principal = PolicyPrincipal { kind: PrincipalKind::Service, name: record.name.into(), groups, acts_for: None };
-    let capabilities = record.capabilities.map(|permitted| Arc::new(permitted.into_iter().map(String::from).collect()));
-    Ok(Caller { principal, transport, address, is_operator: false, capabilities })
+    Ok(Caller { principal, transport, address, is_operator: false, scope: scope.into() })
+}
+
+/// Returns true for the beginning of keys, and of tokens that were made from keys. Issuers' tokens begin with the Base64 of a
+/// brace.
+fn is_own_form(text: &str) -> bool {
+    text.starts_with("agentd")
 }
 
 impl From<KeyFailure> for AuthError {

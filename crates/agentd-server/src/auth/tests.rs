@@ -28,6 +28,7 @@ impl Keys {
         let mut record = ApiKeyRecord {
             id: key.id(),
             digest: key.digest(),
+            public_key: public_key(&key).unwrap(),
             name: label("ci"),
             groups: vec![label("builders")],
             capabilities: None,
@@ -72,7 +73,7 @@ async fn holder_of_a_key_is_a_service_and_no_operator_whichever_way_it_comes() {
         assert_eq!((caller.principal.id().as_str(), caller.transport), ("service:ci", "rest"));
         assert_eq!((caller.address, caller.is_operator), (peer.address(), false));
         assert_eq!(caller.principal.groups, ["builders"]);
-        assert_eq!(caller.capabilities.unwrap().iter().collect::<Vec<_>>(), ["fs.read.v1"]);
+        assert_eq!(caller.scope.capabilities.as_ref().unwrap().iter().collect::<Vec<_>>(), ["fs.read.v1"]);
     }
     let by_grpc = keys.authenticator.caller(&REMOTE, Interface::Grpc, Credential::Bearer(key.secret_text())).await;
     assert!(matches!(by_grpc, Err(AuthError::Interface("grpc"))), "{by_grpc:?}");
@@ -126,4 +127,42 @@ async fn use_of_a_key_is_recorded() {
     while keys.state.api_key(key.id()).await.unwrap().unwrap().last_used.is_none() {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn token_restricts_its_key_and_ends_with_it() {
+    let keys = Keys::new();
+    let key = keys
+        .create(|record| {
+            record.capabilities = Some(vec![label("a.v1"), label("b.v1")]);
+            record.transports = vec![label("rest"), label("grpc")];
+        })
+        .await;
+    let names = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
+    let narrow =
+        Caveats { capabilities: names(&["b.v1", "c.v1"]), transports: names(&["rest", "mcp-http"]), ..Caveats::default() };
+    let token = restrict(key.secret_text(), &narrow).unwrap();
+    let caller = keys.caller(&REMOTE, &token).await.unwrap();
+    assert_eq!((caller.principal.id().as_str(), caller.is_operator), ("service:ci", false));
+    assert_eq!(caller.scope.capabilities.as_ref().unwrap().iter().collect::<Vec<_>>(), ["b.v1"], "what both permit");
+    for interface in [Interface::Grpc, Interface::Mcp, Interface::Metrics] {
+        let refused = keys.authenticator.caller(&REMOTE, interface, Credential::Bearer(&token)).await;
+        assert!(matches!(refused, Err(AuthError::Interface(_))), "{refused:?}");
+    }
+    let places = |paths: &[&str]| Caveats { workspaces: Some(paths.iter().map(Into::into).collect()), ..Caveats::default() };
+    let further = restrict(&restrict(&token, &places(&["/srv"])).unwrap(), &places(&["/srv/a", "/etc"])).unwrap();
+    assert_eq!(keys.caller(&REMOTE, &further).await.unwrap().scope.workspaces.len(), 2);
+    let now = Timestamp::now().micros() / 1_000_000;
+    for (expires, is_valid) in [(now + 600, true), (now, false), (0, false)] {
+        let token = restrict(&token, &Caveats { expires: Some(expires), ..Caveats::default() }).unwrap();
+        // A later block does not extend an earlier one.
+        let later = restrict(&token, &Caveats { expires: Some(u64::MAX), ..Caveats::default() }).unwrap();
+        for text in [&token, &later] {
+            assert_eq!(keys.caller(&REMOTE, text).await.is_ok(), is_valid, "{expires}");
+        }
+    }
+    let other = restrict(ApiKey::random().unwrap().secret_text(), &Caveats::default()).unwrap();
+    assert!(matches!(keys.caller(&REMOTE, &other).await, Err(AuthError::Invalid)));
+    keys.state.revoke_api_key(key.id(), Timestamp::now()).await.unwrap();
+    assert!(matches!(keys.caller(&REMOTE, &token).await, Err(AuthError::Invalid)));
 }

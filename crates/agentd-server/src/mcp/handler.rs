@@ -74,8 +74,9 @@ impl ServerHandler for McpHandler {
         if request.is_some_and(|request| request.cursor.is_some()) {
             return Err(ErrorData::invalid_params("cursor: the list of tools has one page only", None));
         }
-        let permitted = self.caller(&context).ok().and_then(|caller| caller.capabilities);
-        let mut result = ListToolsResult::with_all_items(self.shared.catalog.tools(permitted.as_deref()));
+        let scope = self.caller(&context).map(|caller| caller.scope).unwrap_or_default();
+        let permitted = scope.capabilities.as_ref();
+        let mut result = ListToolsResult::with_all_items(self.shared.catalog.tools(permitted));
         // The tools are the same for all callers that are not restricted.
         result.ttl_ms = Some(TOOLS_TTL_MS);
         result.cache_scope = Some(if permitted.is_none() { CacheScope::Public } else { CacheScope::Private });

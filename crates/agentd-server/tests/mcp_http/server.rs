@@ -124,7 +124,7 @@ async fn authenticate(mut request: Request, usual: Option<&'static str>, next: m
             transport: "mcp-http",
             address: None,
             is_operator,
-            capabilities: None,
+            scope: Default::default(),
         });
     }
     next.run(request).await

@@ -2,7 +2,7 @@
 
 use crate::place::{Place, open};
 use agentd_records::{ContentDigest, Label, Timestamp};
-use agentd_state::{ApiKeyId, ApiKeyRecord, StateError};
+use agentd_state::{ApiKeyId, ApiKeyRecord, PublicKey, StateError};
 
 const DAY: u64 = 24 * 60 * 60;
 
@@ -14,6 +14,7 @@ fn key(number: u8, created: Timestamp) -> ApiKeyRecord {
     ApiKeyRecord {
         id: ApiKeyId::of([number; 8]),
         digest: ContentDigest::of(&[number]),
+        public_key: PublicKey::try_from(&[number; 32][..]).unwrap(),
         name: label("ci"),
         groups: vec![label("builders"), label("robots")],
         capabilities: Some(vec![label("fs.read.v1")]),

@@ -37,7 +37,7 @@ pub(crate) use gondolin::GondolinCommand;
 #[cfg(feature = "images")]
 pub(crate) use image::ImageCommand;
 #[cfg(feature = "policy")]
-pub(crate) use key::{CreateKeyArgs, KeyCommand};
+pub(crate) use key::{CreateKeyArgs, KeyCommand, RestrictKeyArgs};
 #[cfg(feature = "policy")]
 pub(crate) use mcp::{ClientName, InstallArgs, McpArgs, McpCommand, McpScope, UninstallArgs};
 pub(crate) use net::{CheckArgs, NetCommand, open_named, read_grants};

@@ -1,16 +1,20 @@
-//! `agentd key`: creates, lists and revokes the API keys of callers.
+//! `agentd key`: creates, restricts, lists and revokes the API keys of callers.
 
 use super::{
-    args::{CreateKeyArgs, KeyCommand},
+    args::{CreateKeyArgs, KeyCommand, RestrictKeyArgs},
     call, data,
     failure::Failure,
     records, writer,
 };
 use agentd_core::escape;
 use agentd_records::{AuditEvent, Label, Leaf, Timestamp};
-use agentd_server::auth::{ApiKey, USUAL_INTERFACES};
+use agentd_server::auth::{self, ApiKey, Caveats, USUAL_INTERFACES};
 use agentd_state::{ApiKeyId, ApiKeyRecord, Retention, StateStore};
-use std::{collections::BTreeMap, io::Write as _};
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+};
+use zeroize::Zeroizing;
 
 /// The acts of these commands in the audit log.
 const CREATED: &str = "api-key-created";
@@ -19,6 +23,9 @@ const REVOKED: &str = "api-key-revoked";
 /// The fewest digits that identify a key.
 const MIN_DIGITS: usize = 4;
 
+/// The longest credential in bytes.
+const MAX_CREDENTIAL: u64 = 8 << 10;
+
 /// The width of the names in the list.
 const NAME: usize = 18;
 
@@ -26,6 +33,7 @@ const NAME: usize = 18;
 pub(crate) async fn key(command: &KeyCommand) -> Result<u8, Failure> {
     match command {
         KeyCommand::Create(args) => create(args).await?,
+        KeyCommand::Restrict(args) => restrict(args)?,
         KeyCommand::Ls { json } => list(*json).await?,
         KeyCommand::Revoke { id } => revoke(id).await?,
     }
@@ -53,6 +61,7 @@ async fn create(args: &CreateKeyArgs) -> Result<(), Failure> {
     let record = ApiKeyRecord {
         id: key.id(),
         digest: key.digest(),
+        public_key: auth::public_key(&key)?,
         name: args.name.as_str().try_into()?,
         groups,
         capabilities: (!capabilities.is_empty()).then_some(capabilities),
@@ -74,6 +83,23 @@ async fn create(args: &CreateKeyArgs) -> Result<(), Failure> {
         record.id, record.name
     ));
     Ok(())
+}
+
+/// Reads a credential from standard input, because other users can read arguments, and prints a token that permits less.
+fn restrict(args: &RestrictKeyArgs) -> Result<(), Failure> {
+    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(MAX_CREDENTIAL)?));
+    let read = std::io::stdin().take(MAX_CREDENTIAL).read_to_string(&mut text);
+    read.map_err(|error| format!("read a credential: standard input: {error} — pass an API key or a token"))?;
+    let set = |names: Vec<String>| (!names.is_empty()).then(|| names.into_iter().collect());
+    let now = Timestamp::now();
+    let caveats = Caveats {
+        expires: args.expires.map(|lifetime| now.plus_seconds(lifetime.as_secs().max(1)).micros() / 1_000_000),
+        capabilities: set(args.capability.clone()),
+        transports: set(args.transport.iter().map(|one| one.word().to_owned()).collect()),
+        workspaces: (!args.workspace.is_empty()).then(|| args.workspace.clone()),
+    };
+    let token = auth::restrict(text.trim(), &caveats)?;
+    Ok(writeln!(std::io::stdout(), "{}", *token)?)
 }
 
 fn labels(names: &[String]) -> Result<Vec<Label>, Failure> {

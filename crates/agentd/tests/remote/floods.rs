@@ -26,6 +26,24 @@ fn wrong_keys_are_refused_without_an_examination_after_some_failures() {
 }
 
 #[test]
+fn log_names_the_address_and_the_key_of_each_failure_within_bounds() {
+    let remote = Remote::with(folder(), &[], "warn");
+    let key = remote.key("ci", &[]);
+    remote.good(&["key", "revoke", &key[7..23]]);
+    for _ in 0..30 {
+        remote.get(Some(&key), "/v1/capabilities", &[]);
+    }
+    let (_, log) = remote.end();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("refused a credential")).collect();
+    assert_eq!(lines.len(), 20, "{log}");
+    assert!(
+        lines.iter().all(|line| line.contains("127.0.0.1") && line.contains(&key[7..23]) && line.contains("revoked")),
+        "{log}"
+    );
+    assert!(lines[19].contains("not examined for a minute") && !lines[18].contains("not examined"), "{log}");
+}
+
+#[test]
 fn stranger_is_refused_before_its_body_is_received() {
     let remote = Remote::new();
     let length = "Content-Type: application/json\r\nContent-Length: 10000000\r\n";

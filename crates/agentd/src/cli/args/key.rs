@@ -3,12 +3,14 @@
 use agentd_core::duration;
 use agentd_server::auth::Interface;
 use clap::{Args, Subcommand};
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
     /// Create an API key for a service, and print it; it cannot be printed again
     Create(CreateKeyArgs),
+    /// Print a token that permits less than an API key or a token; standard input has the latter
+    Restrict(RestrictKeyArgs),
     /// List the API keys
     Ls {
         /// Print JSON
@@ -50,6 +52,28 @@ pub(crate) struct CreateKeyArgs {
     /// Transport by which the key may be used: rest, grpc, mcp-http or metrics (repeatable) [default: all but metrics]
     #[arg(long, value_name = "TRANSPORT", value_parser = interface)]
     pub transport: Vec<Interface>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The holder of a key or of a token restricts it without the daemon, for a program that needs less.
+The token is valid until its key is revoked, or until it expires.
+
+Example:
+  agentd key restrict --expires 10m --capability fs.read.v1 < key")]
+pub(crate) struct RestrictKeyArgs {
+    /// Time for which the token is valid, e.g. 10m [default: as long as the credential]
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    pub expires: Option<Duration>,
+    /// Capability that the token permits (repeatable) [default: those of the credential]
+    #[arg(long, value_name = "CAPABILITY")]
+    pub capability: Vec<String>,
+    /// Transport by which the token may be used: rest, grpc or mcp-http (repeatable) [default: those of the credential]
+    #[arg(long, value_name = "TRANSPORT", value_parser = interface)]
+    pub transport: Vec<Interface>,
+    /// Directory of the daemon's host below which a workspace may be (repeatable) [default: those of the credential]
+    #[arg(long, value_name = "DIR")]
+    pub workspace: Vec<PathBuf>,
 }
 
 /// The longest name of a service or of a group in bytes.

@@ -22,7 +22,7 @@ pub(super) async fn serve(workspace: Option<&Path>) -> Result<u8, Failure> {
         transport: "mcp-stdio",
         address: None,
         is_operator: true,
-        capabilities: None,
+        scope: Default::default(),
     };
     let service = service(Vec::new()).await?;
     let mut stops = Stops::new()?;
