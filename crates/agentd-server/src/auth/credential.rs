@@ -6,7 +6,7 @@ use http::{HeaderMap, header};
 const SCHEME: &str = "Bearer";
 
 /// The longest credential in bytes.
-const MAX_CREDENTIAL: usize = 8 << 10;
+pub(super) const MAX_CREDENTIAL: usize = 8 << 10;
 
 /// The credential of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl<'h> Credential<'h> {
     pub fn of(headers: &'h HeaderMap) -> Self {
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
         let Some(value) = values.next() else { return Self::None };
-        if values.next().is_some() || value.len() > MAX_CREDENTIAL {
+        if values.next().is_some() || value.len() > MAX_CREDENTIAL + SCHEME.len() + 1 {
             return Self::Malformed;
         }
         let bearer = value.to_str().ok().and_then(|text| text.split_once(' '));

@@ -75,9 +75,14 @@ pub async fn serve(endpoint: Endpoint, router: Router, limits: ConnectionLimits,
                 }
             },
         };
-        let (router, builder, watcher) = (router.clone(), builder.clone(), graceful.watcher());
+        let (router, builder, watcher, stop) = (router.clone(), builder.clone(), graceful.watcher(), stop.clone());
         tokio::spawn(async move {
-            if let Some((stream, peer)) = client.connected().await {
+            let connected = tokio::select! {
+                connected = client.connected() => connected,
+                // A client without TLS has sent no request.
+                () = stop.cancelled() => None,
+            };
+            if let Some((stream, peer)) = connected {
                 match stream {
                     ClientStream::Unix(stream) => connection(stream, peer, router, &builder, watcher).await,
                     ClientStream::Tcp(stream) => connection(stream, peer, router, &builder, watcher).await,

@@ -32,6 +32,9 @@ const CONTEXT: &[u8] = b"agentd token v1\0";
 /// The most blocks of a token.
 const MAX_BLOCKS: usize = 8;
 
+/// The longest token in bytes, as the daemon reads credentials.
+const MAX_TEXT: usize = super::credential::MAX_CREDENTIAL;
+
 /// The longest restrictions of a block in bytes.
 const MAX_CAVEATS: usize = 2048;
 
@@ -51,8 +54,10 @@ pub enum RestrictError {
     /// The restrictions are too long, or not valid.
     #[error("the restrictions have more than {MAX_CAVEATS} bytes, or a directory that is not an absolute path without '..'")]
     Caveats,
-    /// The token has too many blocks.
-    #[error("the token was restricted {MAX_BLOCKS} times already — restrict the credential that it was made from")]
+    /// The token would have too many blocks, or be too long.
+    #[error(
+        "the token would have more than {MAX_BLOCKS} restrictions or {MAX_TEXT} bytes — restrict the credential that it was made from"
+    )]
     Blocks,
     /// The kernel has no random bytes.
     #[error("create a token: getrandom: {0}")]
@@ -117,7 +122,8 @@ pub fn restrict(credential: &str, caveats: &Caveats) -> Result<Zeroizing<String>
     let signature = pair(&secret)?.sign(&message(id, index, &next, &caveats));
     let signature = signature.as_ref().try_into().map_err(|_| RestrictError::Derived)?;
     blocks.push(TokenBlock { next, signature, caveats });
-    Ok(Token { id, blocks, last }.text())
+    let text = Token { id, blocks, last }.text();
+    if text.len() > MAX_TEXT { Err(RestrictError::Blocks) } else { Ok(text) }
 }
 
 impl Token {

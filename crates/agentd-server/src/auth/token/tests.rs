@@ -103,6 +103,15 @@ fn number_and_length_of_blocks_are_bounded() {
     assert!(Token::parse(&format!("{head}.{block}.{last}")).is_err());
     let long = Caveats { workspaces: Some(vec!["/a".repeat(2000).into()]), ..Caveats::default() };
     assert!(matches!(restrict(key.secret_text(), &long), Err(RestrictError::Caveats)));
+    let half = Caveats { workspaces: Some(vec!["/a".repeat(1000).into()]), ..Caveats::default() };
+    let mut text = restrict(key.secret_text(), &half).unwrap();
+    let too_long = loop {
+        match restrict(&text, &half) {
+            Ok(longer) => text = longer,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(too_long, RestrictError::Blocks) && text.split('.').count() < MAX_BLOCKS && text.len() <= MAX_TEXT);
     let relative = Caveats { workspaces: Some(vec!["a".into()]), ..Caveats::default() };
     assert!(matches!(restrict(key.secret_text(), &relative), Err(RestrictError::Caveats)));
     for other in ["", "agentdtoken_", "agentd_x", "agentdtoken_00.a.b"] {
