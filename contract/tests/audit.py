@@ -36,7 +36,7 @@ def main(agentd):
         earlier = run("audit", "checkpoint")
         record(CALLS - EARLIER)
         run("audit", "export", str(place / "log"))
-        key = tlog.parse_vkey(run("key", "show").split()[0])
+        key = tlog.parse_vkey(run("signing-key", "show").split()[0])
         verify(place / "log", key, earlier, lambda *of: run("audit", "prove", *of), place)
 
 

@@ -15,6 +15,8 @@ pub struct Client {
     calls: AgentdClient<Channel>,
     timeout: Option<Duration>,
     traceparent: Option<AsciiMetadataValue>,
+    /// The metadata `authorization`.
+    credential: Option<AsciiMetadataValue>,
 }
 
 /// Returns a request to use a capability with these parameters. Its fields have the options.
@@ -27,9 +29,9 @@ pub fn request(capability: &str, parameters: &impl Serialize) -> Result<v1::Exec
 }
 
 impl Client {
-    pub(crate) fn new(channel: Channel) -> Self {
+    pub(crate) fn new(channel: Channel, credential: Option<AsciiMetadataValue>) -> Self {
         let calls = AgentdClient::new(channel).max_encoding_message_size(MAX_REQUEST).max_decoding_message_size(MAX_RESPONSE);
-        Self { calls, timeout: None, traceparent: None }
+        Self { calls, timeout: None, traceparent: None, credential }
     }
 
     /// Returns a client whose calls have this deadline, counted from their begin. The daemon then ends the intent.
@@ -150,6 +152,9 @@ impl Client {
         }
         if let Some(traceparent) = &self.traceparent {
             request.metadata_mut().insert("traceparent", traceparent.clone());
+        }
+        if let Some(credential) = &self.credential {
+            request.metadata_mut().insert("authorization", credential.clone());
         }
         request
     }

@@ -1,4 +1,4 @@
-//! Connects to a daemon.
+//! Connects to the Unix socket of a daemon, and sets the bounds of all connections.
 
 use crate::{client::Client, error::ClientError};
 use hyper_util::rt::TokioIo;
@@ -31,15 +31,20 @@ impl Client {
             async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
         });
         // HTTP needs a name for the host, which nobody looks up.
-        let endpoint = Endpoint::from_static("http://localhost")
-            .connect_timeout(CONNECT)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE);
+        let endpoint = bounded(Endpoint::from_static("http://localhost"));
         match endpoint.connect_with_connector(connector).await {
-            Ok(channel) => Ok(Self::new(channel)),
+            Ok(channel) => Ok(Self::new(channel, None)),
             Err(source) => Err(ClientError::Connect { address: shown, source }),
         }
     }
+}
+
+/// Sets the bounds of a connection.
+pub(crate) fn bounded(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(CONNECT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
 }

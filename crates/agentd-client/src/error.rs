@@ -11,10 +11,19 @@ pub enum ClientError {
     /// A header cannot contain the trace context.
     #[error("trace context: not visible ASCII characters — use the form 00-TRACE-SPAN-01")]
     TraceParent,
+    /// A header cannot contain the API key. The text does not repeat it.
+    #[error("API key: not visible ASCII characters — pass the whole line that `agentd key create` has printed")]
+    Key,
+    /// The URL names no daemon, or one that would be reached by plain text.
+    #[error("connect to agentd: {url:?}: neither https nor a loopback address — use https://HOST:PORT")]
+    Url {
+        /// The URL.
+        url: String,
+    },
     /// The daemon cannot be reached.
-    #[error("connect to agentd: {address}: {source} — start it with `agentd serve`, or name its socket")]
+    #[error("connect to agentd: {address}: {source} — start it with `agentd serve`, or name its socket or URL")]
     Connect {
-        /// The path of the socket.
+        /// The path of the socket, or the URL.
         address: String,
         /// The cause.
         source: tonic::transport::Error,

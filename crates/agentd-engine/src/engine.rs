@@ -119,6 +119,11 @@ impl Engine {
         Ok(engine)
     }
 
+    /// Returns the store of intents.
+    pub fn state(&self) -> &StateStore {
+        &self.parts.state
+    }
+
     /// Returns the capabilities.
     pub fn capabilities(&self) -> &CapabilityRegistry {
         &self.parts.capabilities

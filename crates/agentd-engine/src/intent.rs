@@ -8,6 +8,7 @@ use agentd_records::{
 };
 use agentd_state::IdempotencyKey;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 
 /// The version of the document that is digested.
 const VERSION: u64 = 2;
@@ -20,6 +21,8 @@ pub struct Intent {
     pub source: RequestSource,
     /// The name of the capability, with its version.
     pub capability: String,
+    /// The capabilities to which the credential of the caller is restricted; `None` for no restriction. Policies still decide.
+    pub scope: Option<BTreeSet<String>>,
     /// The parameters.
     pub parameters: Map<String, Value>,
     /// The confinement that the caller requests. It may only be stricter than what capability and policies permit.
@@ -94,6 +97,7 @@ pub(crate) mod tests {
             },
             source: RequestSource { transport: "command-line".to_owned(), address: None },
             capability: capability.to_owned(),
+            scope: None,
             parameters: parameters.as_object().unwrap().clone(),
             confinement: RequestedConfinement::default(),
             secrets: Vec::new(),

@@ -19,6 +19,9 @@ pub enum Refusal {
     /// There is no such capability.
     #[error(transparent)]
     UnknownCapability(#[from] UnknownCapability),
+    /// The credential of the caller does not permit the capability.
+    #[error("{0}: the API key is restricted to other capabilities — create a key with --capability {0}")]
+    OutsideScope(String),
     /// The parameters violate the schema.
     #[error("parameters: {0} — `agentd capability show NAME` prints the schema")]
     Parameters(Violations),
@@ -96,6 +99,7 @@ impl Refusal {
     pub fn word(&self) -> &'static str {
         match self {
             Self::UnknownCapability(_) => "unknown-capability",
+            Self::OutsideScope(_) => "outside-scope",
             Self::Parameters(_) | Self::Argument(_) | Self::Tool(_) | Self::Secret(_) => "invalid-parameters",
             Self::NoWorkspace | Self::Destination(DestinationRefusal::Url(_) | DestinationRefusal::Host(_)) => {
                 "invalid-parameters"

@@ -51,8 +51,8 @@ impl<'e> ValidIntent<'e> {
     /// Compares an intent with its capability. The intent comes back with the refusal, because refusals are recorded too.
     ///
     /// # Errors
-    /// The intent, and [`Refusal::UnknownCapability`], [`Refusal::Parameters`], [`Refusal::Argument`], [`Refusal::Tool`],
-    /// [`Refusal::NoWorkspace`], [`Refusal::Destination`] or [`Refusal::Secret`].
+    /// The intent, and [`Refusal::UnknownCapability`], [`Refusal::OutsideScope`], [`Refusal::Parameters`],
+    /// [`Refusal::Argument`], [`Refusal::Tool`], [`Refusal::NoWorkspace`], [`Refusal::Destination`] or [`Refusal::Secret`].
     pub fn new(mut intent: Intent, registry: &'e CapabilityRegistry) -> Result<Self, Box<(Intent, Refusal)>> {
         let secrets = match requested_secrets(&intent.secrets) {
             Ok(secrets) => secrets,
@@ -94,6 +94,9 @@ type Checked<'e> = (&'e Capability, Operation, Option<Destinations>);
 
 fn check<'e>(intent: &mut Intent, registry: &'e CapabilityRegistry) -> Result<Checked<'e>, Refusal> {
     let capability = registry.find(&intent.capability)?;
+    if intent.scope.as_ref().is_some_and(|scope| !scope.contains(&intent.capability)) {
+        return Err(Refusal::OutsideScope(intent.capability.clone()));
+    }
     // The validator takes a value. The parameters are moved and not copied, because they may be large.
     let parameters = Value::Object(std::mem::take(&mut intent.parameters));
     let validated = capability.parameters.validate(&parameters);
@@ -145,6 +148,19 @@ mod tests {
         assert!(["/command", "/argv/0", ""].iter().all(|pointer| pointers.contains(pointer)), "{violations}");
         assert!(matches!(refusal("shell.exec.v1", json!({ "command": "a\u{0}" })), Refusal::Argument(_)));
         assert!(matches!(refusal("shell.exec.v1", json!({ "command": "a", "stdin_base64": "?" })), Refusal::Argument(_)));
+    }
+
+    #[test]
+    fn restricted_credential_permits_its_capabilities_only() {
+        let registry = CapabilityRegistry::built_in().unwrap();
+        let scope = Some(["fs.read.v1".to_owned()].into());
+        let restricted = |capability: &str| {
+            let asked = Intent { scope: scope.clone(), ..intent(capability, json!({ "command": "a" })) };
+            ValidIntent::new(asked, &registry).err().unwrap().1
+        };
+        assert_eq!(restricted("shell.exec.v1").word(), "outside-scope");
+        assert_eq!(restricted("fs.read.v1").word(), "invalid-parameters");
+        assert_eq!(restricted("shell.exec.v2").word(), "unknown-capability");
     }
 
     #[test]

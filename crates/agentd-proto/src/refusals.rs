@@ -9,8 +9,9 @@ pub const DOMAIN: &str = "agentd";
 pub const INTERNAL: &str = "internal";
 
 /// The codes of gRPC by reason. The reasons of intents that are refused are the words that receipts and the audit log contain.
-pub const CODES: [(&str, Code); 22] = [
+pub const CODES: [(&str, Code); 24] = [
     ("unknown-capability", Code::NotFound),
+    ("outside-scope", Code::PermissionDenied),
     ("invalid-parameters", Code::InvalidArgument),
     ("invalid-network", Code::InvalidArgument),
     ("key-conflict", Code::AlreadyExists),
@@ -25,6 +26,7 @@ pub const CODES: [(&str, Code); 22] = [
     ("unlisted-workspace", Code::PermissionDenied),
     ("deadline-exceeded", Code::DeadlineExceeded),
     ("unauthenticated", Code::Unauthenticated),
+    ("too-many-failures", Code::ResourceExhausted),
     ("unknown-intent", Code::NotFound),
     ("not-an-approver", Code::PermissionDenied),
     ("no-approval", Code::NotFound),

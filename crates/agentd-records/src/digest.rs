@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use std::fmt;
 
 /// The SHA-256 digest of content that a record does not contain: parameters, files, output. A digest identifies the content. It
-/// hides the content only if nobody can guess it, so agentd computes no digest of a secret alone.
+/// hides the content only if nobody can guess it, so agentd computes no digest of a secret alone, except of random keys.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct ContentDigest([u8; 32]);
@@ -15,6 +15,11 @@ impl ContentDigest {
     /// Returns the digest of `content`.
     pub fn of(content: &[u8]) -> Self {
         Self(Sha256::digest(content).into())
+    }
+
+    /// Returns the bytes.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 }
 

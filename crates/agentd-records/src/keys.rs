@@ -45,11 +45,11 @@ pub enum KeyError {
     },
     /// Other users can read or replace a private key.
     #[error(
-        "signing keys: {0:?} belongs to another user, or other users can access it — run `agentd key rotate`, because they may know the key"
+        "signing keys: {0:?} belongs to another user, or other users can access it — run `agentd signing-key rotate`, because they may know the key"
     )]
     Exposed(PathBuf),
     /// A private key is missing or damaged.
-    #[error("signing keys: {0:?} is missing or damaged — restore it from a backup, or run `agentd key rotate`")]
+    #[error("signing keys: {0:?} is missing or damaged — restore it from a backup, or run `agentd signing-key rotate`")]
     Secret(PathBuf),
     /// The file of the public keys is damaged.
     #[error("signing keys: {path:?}: {source} — restore the file from a backup")]

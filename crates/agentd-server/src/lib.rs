@@ -21,7 +21,7 @@ mod running_intents;
 mod service;
 
 pub use call::{CallEvent, CallInput, CallStreams};
-pub use caller::Caller;
+pub use caller::{Caller, CallerScope};
 pub use executor::{ExecutionCall, Executor};
 pub use request::{ExecuteRequest, InvalidRequest, NetworkRequest, RequestedLimits, WorkspaceRequest};
 pub use service::{ServedIntent, Service, ServiceError, ServiceParts};

@@ -141,6 +141,7 @@ impl ExecuteRequest {
             principal: caller.principal.clone(),
             source: caller.source(),
             capability: self.capability,
+            scope: caller.scope.capabilities.clone(),
             parameters: self.parameters,
             confinement: RequestedConfinement {
                 profile: self.profile,
@@ -165,7 +166,9 @@ impl WorkspaceRequest {
         if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
             return Err(InvalidRequest::Workspace(self.path));
         }
-        let is_listed = |path: &Path| caller.is_operator || workspaces.iter().any(|listed| path.starts_with(listed));
+        let has = |list: &[PathBuf], path: &Path| list.iter().any(|listed| path.starts_with(listed));
+        let in_scope = |path: &Path| caller.scope.workspaces.iter().all(|list| has(list, path));
+        let is_listed = |path: &Path| (caller.is_operator || has(workspaces, path)) && in_scope(path);
         // Before the path is resolved, so that a caller learns nothing about directories that are not listed.
         if !is_listed(path) {
             return Err(InvalidRequest::Unlisted(self.path));

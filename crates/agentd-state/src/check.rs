@@ -30,7 +30,7 @@ pub struct StateReport {
 }
 
 /// Each table, and its columns in the order of its checksum.
-const TABLES: [(&str, &str); 8] = [
+const TABLES: [(&str, &str); 9] = [
     ("store", "id, commits"),
     ("owners", "id, pid, start_time, boot, opened"),
     ("principals", "name, full_at, cpu_day, cpu_us, records, bytes"),
@@ -39,6 +39,10 @@ const TABLES: [(&str, &str); 8] = [
     ("charges", "intent, account"),
     ("waiting", "number, id, principal, owner, priority, accounts, blocked_by, since, seen"),
     ("configuration", "name, before, after, state, since"),
+    (
+        "api_keys",
+        "id, digest, public_key, name, member_of, capabilities, transports, created, created_by, expires, revoked, last_used",
+    ),
 ];
 
 /// Principals whose numbers of kept outcomes differ from their outcomes.

@@ -1,6 +1,6 @@
 //! The error of the store.
 
-use crate::intent_id::IntentId;
+use crate::{api_key_id::ApiKeyId, intent_id::IntentId};
 use agentd_disk::{DiskError, NotPrivate};
 use rusqlite::ErrorCode;
 use std::path::PathBuf;
@@ -117,6 +117,9 @@ pub enum StateError {
     /// The approval has expired.
     #[error("state: the approval of the intent {0} has expired — send the request again")]
     Expired(IntentId),
+    /// There is no such API key.
+    #[error("state: there is no API key {0} — `agentd key ls` lists the keys")]
+    UnknownApiKey(ApiKeyId),
 }
 
 impl StateError {

@@ -5,7 +5,8 @@ use rusqlite::{Connection, TransactionBehavior};
 use std::collections::BTreeSet;
 
 /// The changes of the schema. The version of a store is the number of changes that were applied.
-const MIGRATIONS: [&str; 2] = [include_str!("../migrations/0001.sql"), include_str!("../migrations/0002.sql")];
+const MIGRATIONS: [&str; 3] =
+    [include_str!("../migrations/0001.sql"), include_str!("../migrations/0002.sql"), include_str!("../migrations/0003.sql")];
 
 /// The identifier of agentd's stores (`PRAGMA application_id`): `agst` in ASCII.
 const APPLICATION: i64 = 0x6167_7374;

@@ -144,7 +144,7 @@ fn check_reports_sound_and_damaged_stores() {
     let end = EndIntent { id: intent, ending: Ending::Finished, outcome: b"done".to_vec(), cpu: None, now: Timestamp::now() };
     user.runtime.block_on(store.end(end)).unwrap();
     let report = user.good(&["state", "check"]);
-    assert!(report.starts_with("the store is sound: schema version 2, "), "{report}");
+    assert!(report.starts_with("the store is sound: schema version 3, "), "{report}");
     assert!(report.contains("intents: 1 in flight, 0 whose process died, 1 ended\n"), "{report}");
     drop(store);
     let json: serde_json::Value = serde_json::from_str(&user.good(&["state", "check", "--json"])).unwrap();

@@ -1,4 +1,4 @@
-//! `agentd key`, `agentd audit` and `agentd receipt`, as a user runs them.
+//! `agentd signing-key`, `agentd audit` and `agentd receipt`, as a user runs them.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 use std::{
@@ -52,25 +52,25 @@ fn first_key_is_private_and_rotation_keeps_the_old_public_key() {
     let user = User::new();
     assert!(user.bad(125, &["audit", "verify"]).contains("nothing was signed on this machine"));
     assert!(!user.path("data").exists(), "reading creates nothing");
-    let first = user.good(&["key", "show"]);
+    let first = user.good(&["signing-key", "show"]);
     assert_eq!(first.lines().count(), 1);
-    assert_eq!(user.good(&["key", "show"]), first);
+    assert_eq!(user.good(&["signing-key", "show"]), first);
     let keys = user.path("data/records/keys");
     assert_eq!((mode(&user.path("data/records")), mode(&keys)), (0o700, 0o700));
     let secret =
         fs::read_dir(&keys).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.to_string_lossy().contains("secret-"));
     assert_eq!(mode(&secret.clone().unwrap()), 0o600);
-    let second = user.good(&["key", "rotate"]);
+    let second = user.good(&["signing-key", "rotate"]);
     assert_eq!(second.lines().count(), 2);
     assert!(second.starts_with(first.trim_end()), "{first}{second}");
     assert!(!secret.unwrap().exists(), "the old private key is deleted");
-    assert_eq!(user.good(&["key", "show"]), second);
+    assert_eq!(user.good(&["signing-key", "show"]), second);
 }
 
 #[test]
 fn private_key_that_others_can_read_is_refused_until_it_is_replaced() {
     let user = User::new();
-    user.good(&["key", "show"]);
+    user.good(&["signing-key", "show"]);
     let keys = user.path("data/records/keys");
     let secret = || {
         fs::read_dir(&keys)
@@ -80,12 +80,12 @@ fn private_key_that_others_can_read_is_refused_until_it_is_replaced() {
             .unwrap()
     };
     fs::set_permissions(secret(), fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(user.bad(125, &["key", "show"]).contains("run `agentd key rotate`"));
-    assert_eq!(user.good(&["key", "rotate"]).lines().count(), 2);
+    assert!(user.bad(125, &["signing-key", "show"]).contains("run `agentd signing-key rotate`"));
+    assert_eq!(user.good(&["signing-key", "rotate"]).lines().count(), 2);
     user.good(&["audit", "verify"]);
     fs::remove_file(secret()).unwrap();
-    assert!(user.bad(125, &["key", "show"]).contains("missing or damaged"));
-    assert_eq!(user.good(&["key", "rotate"]).lines().count(), 3);
+    assert!(user.bad(125, &["signing-key", "show"]).contains("missing or damaged"));
+    assert_eq!(user.good(&["signing-key", "rotate"]).lines().count(), 3);
     user.good(&["audit", "verify"]);
 }
 
@@ -93,11 +93,11 @@ fn private_key_that_others_can_read_is_refused_until_it_is_replaced() {
 fn log_is_verified_proven_exported_and_printed() {
     let user = User::new();
     for _ in 0..3 {
-        user.good(&["key", "rotate"]);
+        user.good(&["signing-key", "rotate"]);
     }
     let kept = user.good(&["audit", "checkpoint"]);
     fs::write(user.path("kept"), &kept).unwrap();
-    user.good(&["key", "rotate"]);
+    user.good(&["signing-key", "rotate"]);
     let verified = user.good(&["audit", "verify", "--checkpoint", "kept"]);
     assert!(verified.contains(": 4 leaves, all as signed by"), "{verified}");
     assert!(verified.contains("the 3 leaves of the kept checkpoint are unchanged"), "{verified}");
@@ -116,7 +116,7 @@ fn log_is_verified_proven_exported_and_printed() {
     assert!(user.bad(125, &["audit", "prove", "4"]).contains("there is no leaf 4"));
     assert!(user.good(&["audit", "export", "copy"]).contains("4 leaves exported"));
     assert!(user.bad(125, &["audit", "export", "copy"]).contains("exists"));
-    fs::write(user.path("keys"), user.good(&["key", "show"])).unwrap();
+    fs::write(user.path("keys"), user.good(&["signing-key", "show"])).unwrap();
     let auditor = User::new();
     let [copy, keys] = ["copy", "keys"].map(|name| user.path(name).display().to_string());
     auditor.good(&["audit", "verify", "--log", &copy, "--key", &keys]);
@@ -127,14 +127,14 @@ fn log_is_verified_proven_exported_and_printed() {
 fn changed_log_is_refused_with_exit_code_1() {
     let user = User::new();
     for _ in 0..3 {
-        user.good(&["key", "rotate"]);
+        user.good(&["signing-key", "rotate"]);
     }
     let kept = user.good(&["audit", "checkpoint"]);
     fs::write(user.path("kept"), &kept).unwrap();
     user.good(&["audit", "export", "older"]);
-    user.good(&["key", "rotate"]);
+    user.good(&["signing-key", "rotate"]);
     fs::write(user.path("kept"), user.good(&["audit", "checkpoint"])).unwrap();
-    fs::write(user.path("keys"), user.good(&["key", "show"])).unwrap();
+    fs::write(user.path("keys"), user.good(&["signing-key", "show"])).unwrap();
     let bundle = user.path("data/records/audit/tile/entries/000.p/4");
     let text = fs::read(&bundle).unwrap();
     let mut changed = text.clone();
@@ -145,7 +145,7 @@ fn changed_log_is_refused_with_exit_code_1() {
     fs::write(&bundle, &text).unwrap();
     user.good(&["audit", "verify"]);
     let other = User::new();
-    other.good(&["key", "rotate"]);
+    other.good(&["signing-key", "rotate"]);
     fs::write(user.path("foreign"), other.good(&["audit", "checkpoint"])).unwrap();
     assert!(user.bad(1, &["audit", "verify", "--checkpoint", "foreign"]).contains("no known key has signed"));
 }
@@ -153,7 +153,7 @@ fn changed_log_is_refused_with_exit_code_1() {
 #[test]
 fn file_that_is_not_a_receipt_is_refused() {
     let user = User::new();
-    user.good(&["key", "show"]);
+    user.good(&["signing-key", "show"]);
     fs::write(user.path("receipt"), "{}").unwrap();
     assert!(user.bad(1, &["receipt", "verify", "receipt"]).contains("receipt: envelope"));
     assert!(user.bad(125, &["receipt", "verify", "missing"]).contains("missing"));
@@ -247,7 +247,7 @@ fn command_that_is_not_executed_gets_a_receipt() {
 #[test]
 fn command_does_not_start_if_its_intent_cannot_be_recorded() {
     let user = User::new();
-    user.good(&["key", "rotate"]);
+    user.good(&["signing-key", "rotate"]);
     let audit = user.path("data/records/audit");
     fs::set_permissions(&audit, fs::Permissions::from_mode(0o755)).unwrap();
     assert!(user.bad(125, &[&RUN[..], &["--", "echo", "started"]].concat()).contains("chmod 700"));

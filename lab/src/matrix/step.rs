@@ -15,6 +15,7 @@ const ONLY_BY_NAME: [&str; 9] = [
     "egress_registries",
     "mcp_clients",
     "mcp_conformance",
+    "serve_chaos_long",
     "transport_clients",
 ];
 

@@ -151,6 +151,7 @@ pub fn intent(command: &str, key: Option<&str>) -> Intent {
         source: RequestSource { transport: "command-line".to_owned(), address: None },
         capability: "shell.exec.v1".to_owned(),
         parameters: json!({ "command": command }).as_object().unwrap().clone(),
+        scope: None,
         confinement: RequestedConfinement::default(),
         secrets: Vec::new(),
         workspace: None,

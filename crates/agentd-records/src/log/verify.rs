@@ -25,7 +25,7 @@ pub enum VerifyError {
     Altered(#[from] Alteration),
     /// The checkpoint has a signature of an unknown key.
     #[error(
-        "audit log: the checkpoint has a signature of the unknown key {0} — if `agentd key rotate` was interrupted, run it again"
+        "audit log: the checkpoint has a signature of the unknown key {0} — if `agentd signing-key rotate` was interrupted, run it again"
     )]
     UnknownKey(KeyId),
     /// A signed leaf is malformed.

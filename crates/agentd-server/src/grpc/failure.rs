@@ -2,7 +2,7 @@
 //!
 //! A status is sent in trailers, which clients bound (8 KiB is usual), so its texts are cut.
 
-use crate::{request::InvalidRequest, service::ServiceError};
+use crate::{auth::AuthError, request::InvalidRequest, service::ServiceError};
 use agentd_engine::EngineError;
 use agentd_proto::refusals::{DOMAIN, INTERNAL, code};
 use agentd_state::StateError;
@@ -65,6 +65,17 @@ pub(super) fn of_service(error: &ServiceError) -> Status {
         ServiceError::Stopping => retry("stopping", &error.to_string()),
         ServiceError::Engine(engine) => of_engine(engine),
         _ => internal(error),
+    }
+}
+
+/// Returns the error of a request whose caller is not authenticated.
+pub(super) fn of_auth(error: AuthError) -> Status {
+    let message = error.to_string();
+    match error {
+        AuthError::TooMany(wait) => detailed("too-many-failures", &message, [], ErrorDetails::with_retry_info(Some(wait))),
+        AuthError::Interface(_) => failure("outside-scope", &message),
+        AuthError::State(error) => of_engine(&error.into()),
+        AuthError::Untrusted(_) | AuthError::Missing | AuthError::Invalid => failure("unauthenticated", &message),
     }
 }
 

@@ -20,7 +20,7 @@ mod page;
 mod stream;
 mod translate;
 
-use crate::service::Service;
+use crate::{auth::AuthError, service::Service};
 use agentd::AgentdService;
 use agentd_proto::{FILE_DESCRIPTOR_SET, limits::MAX_REQUEST, v1::agentd_server::AgentdServer};
 use tonic::service::Routes;
@@ -29,6 +29,11 @@ use tonic::service::Routes;
 #[derive(Debug, thiserror::Error)]
 #[error("gRPC: describe the services for reflection: {0} — report this as a bug of agentd")]
 pub struct ReflectionError(#[from] tonic_reflection::server::Error);
+
+/// Returns the response to a call whose caller is not authenticated.
+pub(crate) fn unauthenticated(error: AuthError) -> http::Response<axum::body::Body> {
+    failure::of_auth(error).into_http()
+}
 
 /// Returns the routes of all gRPC services, for a router whose middleware puts the [`Caller`](crate::Caller) into the extensions
 /// of each request. The health service follows `service` by a task, which ends when the service is stopping.

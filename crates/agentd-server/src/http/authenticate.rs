@@ -1,56 +1,61 @@
-//! Authenticates each request.
+//! Authenticates each request, before its body is received.
 
 use super::{
-    problem::{Problem, UNAUTHENTICATED},
+    problem::{OUTSIDE_SCOPE, Problem, TOO_MANY_FAILURES, UNAUTHENTICATED},
     state::HttpState,
 };
-use crate::auth::Peer;
+use crate::{
+    auth::{AuthError, Credential, FirstAuthentication, Interface, Peer},
+    grpc,
+};
+use agentd_engine::EngineError;
 use axum::{
     extract::{Request, State},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
+use http::{HeaderValue, StatusCode, header};
+
+/// The way in which a client authenticates (RFC 6750).
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"agentd\"");
 
 /// Puts the caller into the extensions of a request, or refuses the request.
 pub(super) async fn authenticate(State(state): State<HttpState>, mut request: Request, next: Next) -> Response {
-    let transport = transport(request.uri().path());
     let Some(peer) = request.extensions().get::<Peer>() else {
-        return Problem::new(UNAUTHENTICATED, "the connection has no verified peer").into_response();
+        return refused(Problem::new(UNAUTHENTICATED, "the connection has no verified peer"));
     };
-    match state.parts.authenticator.caller(peer, transport) {
+    let interface = Interface::of_path(request.uri().path());
+    let authenticated = state.parts.authenticator.caller(peer, interface, Credential::of(request.headers())).await;
+    match authenticated {
         Ok(caller) => {
+            if let Some(first) = request.extensions().get::<FirstAuthentication>() {
+                first.note();
+            }
+            // Nothing behind this needs the secret.
+            request.headers_mut().remove(header::AUTHORIZATION);
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(error) => Problem::new(UNAUTHENTICATED, error.to_string()).into_response(),
+        Err(error) if interface == Interface::Grpc => grpc::unauthenticated(error),
+        Err(error) => refused(error.into()),
     }
 }
 
-/// Returns the transport of a request, as records and policies name it.
-fn transport(path: &str) -> &'static str {
-    match path.split('/').nth(1) {
-        // A model may choose what such a request says.
-        Some("mcp") => "mcp-http",
-        _ => "local-socket",
+fn refused(problem: Problem) -> Response {
+    let mut response = problem.into_response();
+    if response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
     }
+    response
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn transport_is_that_of_the_path() {
-        for (path, expected) in [
-            ("/v1/intents", "local-socket"),
-            ("/mcp", "mcp-http"),
-            ("/mcp/", "mcp-http"),
-            ("/mcp-other", "local-socket"),
-            ("/agentd.v1.Agentd/Execute", "local-socket"),
-            ("", "local-socket"),
-            ("//mcp", "local-socket"),
-        ] {
-            assert_eq!(transport(path), expected, "{path}");
+impl From<AuthError> for Problem {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::TooMany(wait) => Self::new(TOO_MANY_FAILURES, error.to_string()).retry_after(wait),
+            AuthError::Interface(_) => Self::new(OUTSIDE_SCOPE, error.to_string()),
+            AuthError::State(error) => EngineError::from(error).into(),
+            AuthError::Untrusted(_) | AuthError::Missing | AuthError::Invalid => Self::new(UNAUTHENTICATED, error.to_string()),
         }
     }
 }

@@ -36,7 +36,8 @@ pub async fn router(parts: HttpParts) -> Result<Router, ReflectionError> {
     let grpc = grpc::routes(parts.service.clone()).await?;
     let state = HttpState::new(parts);
     let rest = openapi::router(state.clone());
-    let authenticated = rest.nest_service("/mcp", mcp).merge(grpc);
-    let authenticated = authenticated.layer(middleware::from_fn_with_state(state.clone(), authenticate::authenticate));
-    Ok(authenticated.merge(operations::router(state)).fallback(problem::no_such_path))
+    let all = rest.nest_service("/mcp", mcp).merge(grpc).merge(operations::router(state.clone())).fallback(problem::no_such_path);
+    // Also before the fallback, so that nobody else learns which paths exist.
+    let authenticated = all.layer(middleware::from_fn_with_state(state, authenticate::authenticate));
+    Ok(authenticated.merge(operations::liveness()))
 }

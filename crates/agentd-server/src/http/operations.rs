@@ -1,5 +1,4 @@
-//! Health and metrics, for service managers and Prometheus. They need no caller: the directory of the socket admits only the user
-//! who runs the daemon.
+//! Health and metrics, for service managers and Prometheus.
 
 use super::state::HttpState;
 use axum::{Router, extract::State, routing::get};
@@ -8,9 +7,14 @@ use http::{HeaderName, StatusCode, header};
 /// The type of the text format of OpenMetrics, which the library writes.
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// Returns the router of the paths that need a caller.
 pub(super) fn router(state: HttpState) -> Router {
-    let router = Router::new().route("/healthz", get(alive)).route("/readyz", get(ready)).route("/metrics", get(metrics));
-    router.with_state(state)
+    Router::new().route("/readyz", get(ready)).route("/metrics", get(metrics)).with_state(state)
+}
+
+/// Returns the router of the only path that needs no caller.
+pub(super) fn liveness() -> Router {
+    Router::new().route("/healthz", get(alive))
 }
 
 /// Answers whether the process is alive.

@@ -10,10 +10,12 @@ use axum::{
 use http::{HeaderValue, StatusCode, Uri, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use std::time::Duration;
 
 /// The statuses by code. The codes of intents that are refused are the words that receipts and the audit log contain.
-pub(super) const STATUSES: [(&str, StatusCode); 22] = [
+pub(super) const STATUSES: [(&str, StatusCode); 24] = [
     ("unknown-capability", StatusCode::NOT_FOUND),
+    (OUTSIDE_SCOPE, StatusCode::FORBIDDEN),
     ("invalid-parameters", StatusCode::UNPROCESSABLE_ENTITY),
     ("invalid-network", StatusCode::UNPROCESSABLE_ENTITY),
     ("key-conflict", StatusCode::CONFLICT),
@@ -25,6 +27,7 @@ pub(super) const STATUSES: [(&str, StatusCode); 22] = [
     ("cancelled", StatusCode::CONFLICT),
     (INVALID, StatusCode::BAD_REQUEST),
     (UNAUTHENTICATED, StatusCode::UNAUTHORIZED),
+    (TOO_MANY_FAILURES, StatusCode::TOO_MANY_REQUESTS),
     (NO_PATH, StatusCode::NOT_FOUND),
     (NO_METHOD, StatusCode::METHOD_NOT_ALLOWED),
     (TOO_LONG, StatusCode::PAYLOAD_TOO_LARGE),
@@ -41,6 +44,10 @@ pub(super) const STATUSES: [(&str, StatusCode); 22] = [
 pub(super) const INVALID: &str = "invalid-request";
 /// The caller is not authenticated.
 pub(super) const UNAUTHENTICATED: &str = "unauthenticated";
+/// The credential does not permit the capability or the transport.
+pub(super) const OUTSIDE_SCOPE: &str = "outside-scope";
+/// Too many credentials of the address were not valid.
+pub(super) const TOO_MANY_FAILURES: &str = "too-many-failures";
 /// The path does not exist.
 pub(super) const NO_PATH: &str = "no-such-path";
 /// The path does not have the method.
@@ -97,6 +104,11 @@ impl Problem {
             retry_after_ms: None,
             intent: None,
         }
+    }
+
+    /// Returns the problem with the time after which the request may succeed.
+    pub fn retry_after(self, wait: Duration) -> Self {
+        Self { retry_after_ms: Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)), ..self }
     }
 
     /// Returns the problem for an error that the caller can do nothing about. Its text is about files of the daemon, so it is

@@ -8,7 +8,7 @@ use super::{
 use agentd_engine::{Capability, CapabilityRegistry, WorkspaceAccess};
 use rmcp::model::{Tool, ToolAnnotations};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The longest name of a tool that the protocol allows.
 const MAX_NAME: usize = 128;
@@ -58,9 +58,13 @@ impl Catalog {
         Self(tools)
     }
 
-    /// Returns the tools in the order of their names.
-    pub fn tools(&self) -> Vec<Tool> {
-        self.0.values().map(|entry| entry.tool.clone()).collect()
+    /// Returns the tools in the order of their names: those of permitted capabilities, and agentd's own. `None` permits all.
+    pub fn tools(&self, permitted: Option<&BTreeSet<String>>) -> Vec<Tool> {
+        let is_permitted = |entry: &&CatalogEntry| match &entry.action {
+            ToolAction::Capability(capability) => permitted.is_none_or(|permitted| permitted.contains(capability)),
+            ToolAction::Own(_) => true,
+        };
+        self.0.values().filter(is_permitted).map(|entry| entry.tool.clone()).collect()
     }
 
     /// Returns a tool.
@@ -109,8 +113,8 @@ mod tests {
     fn tools_are_in_a_stable_order_with_valid_names_and_annotations() {
         let capabilities = CapabilityRegistry::built_in().unwrap();
         let catalog = Catalog::new(&capabilities, &McpWorkspace::Argument);
-        let tools = catalog.tools();
-        assert_eq!(tools, Catalog::new(&capabilities, &McpWorkspace::Argument).tools());
+        let tools = catalog.tools(None);
+        assert_eq!(tools, Catalog::new(&capabilities, &McpWorkspace::Argument).tools(None));
         let names: Vec<_> = tools.iter().map(|tool| tool.name.as_ref()).collect();
         assert!(names.is_sorted() && names.contains(&"shell_exec_v1") && names.contains(&"output_read"), "{names:?}");
         let valid = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');

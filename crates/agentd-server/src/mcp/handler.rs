@@ -69,15 +69,17 @@ impl ServerHandler for McpHandler {
     async fn list_tools(
         &self,
         request: Option<PaginatedRequestParams>,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         if request.is_some_and(|request| request.cursor.is_some()) {
             return Err(ErrorData::invalid_params("cursor: the list of tools has one page only", None));
         }
-        let mut result = ListToolsResult::with_all_items(self.shared.catalog.tools());
-        // The tools are the same for all callers.
+        let scope = self.caller(&context).map(|caller| caller.scope).unwrap_or_default();
+        let permitted = scope.capabilities.as_ref();
+        let mut result = ListToolsResult::with_all_items(self.shared.catalog.tools(permitted));
+        // The tools are the same for all callers that are not restricted.
         result.ttl_ms = Some(TOOLS_TTL_MS);
-        result.cache_scope = Some(CacheScope::Public);
+        result.cache_scope = Some(if permitted.is_none() { CacheScope::Public } else { CacheScope::Private });
         Ok(result)
     }
 

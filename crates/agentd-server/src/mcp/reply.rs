@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 const MAX_NOTICES: usize = 20;
 
 /// What a model should do about a refusal or a failure, by its code.
-const ADVICE: [(&str, &str); 14] = [
+const ADVICE: [(&str, &str); 15] = [
     (
         "denied",
         "A policy of this machine forbids this. Do not try to reach the same in another way. Tell the user, who can change the policy: `agentd policy explain` states what would have to change.",
     ),
+    ("outside-scope", "The API key of this client does not permit this tool. Use another tool, or tell the user."),
     ("exceeds-policy", "Ask for less: leave out `_network` and other options, or tell the user which permission is missing."),
     ("invalid-parameters", "Correct the arguments as `error` states, and call the tool again."),
     ("invalid-network", "Correct the hosts in `_network` as `error` states, and call the tool again."),

@@ -108,7 +108,7 @@ async fn accept(listener: UnixListener, router: axum::Router) {
 
 fn caller(name: &str, is_operator: bool) -> Caller {
     let principal = PolicyPrincipal { kind: PrincipalKind::User, name: name.to_owned(), groups: Vec::new(), acts_for: None };
-    Caller { principal, transport: "grpc", address: None, is_operator }
+    Caller { principal, transport: "grpc", address: None, is_operator, scope: Default::default() }
 }
 
 async fn engine(directory: &Path) -> Engine {

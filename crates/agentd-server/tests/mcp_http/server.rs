@@ -120,7 +120,13 @@ async fn authenticate(mut request: Request, usual: Option<&'static str>, next: m
         let is_operator = name == "operator";
         let kind = if is_operator { PrincipalKind::User } else { PrincipalKind::Agent };
         let principal = PolicyPrincipal { kind, name, groups: Default::default(), acts_for: None };
-        request.extensions_mut().insert(Caller { principal, transport: "mcp-http", address: None, is_operator });
+        request.extensions_mut().insert(Caller {
+            principal,
+            transport: "mcp-http",
+            address: None,
+            is_operator,
+            scope: Default::default(),
+        });
     }
     next.run(request).await
 }

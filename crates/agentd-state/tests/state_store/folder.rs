@@ -86,13 +86,13 @@ fn newer_or_impossible_schema_version_is_refused() {
     let place = Place::new();
     drop(place.open());
     let database = place.folder().join("state.db");
-    for (version, newer) in [(3, true), (i32::MAX, true), (0, false), (-1, false)] {
+    for (version, newer) in [(4, true), (i32::MAX, true), (0, false), (-1, false)] {
         change(&database, &format!("PRAGMA user_version = {version}"));
         let error = refused(&place.folder());
-        assert_eq!(matches!(error, StateError::Newer { known: 2, .. }), newer, "{error}");
+        assert_eq!(matches!(error, StateError::Newer { known: 3, .. }), newer, "{error}");
         assert!(newer || matches!(error, StateError::Damaged(_)), "{error}");
     }
-    change(&database, "PRAGMA user_version = 2");
+    change(&database, "PRAGMA user_version = 3");
     place.assert_sound(&place.open());
 }
 
@@ -103,11 +103,12 @@ fn store_of_the_first_version_is_migrated_with_its_intents() {
     let id = place.begin_new(&store, request("alice", Some("k"), "a"));
     place.end(&store, finished(id, "done"));
     drop(store);
-    let first = "DROP TABLE charges; DROP TABLE waiting; DROP TABLE configuration; DROP INDEX intents_by_begin;";
+    let first =
+        "DROP TABLE charges; DROP TABLE waiting; DROP TABLE configuration; DROP TABLE api_keys; DROP INDEX intents_by_begin;";
     change(&place.folder().join("state.db"), &format!("{first} PRAGMA user_version = 1"));
     let store = place.open();
     place.assert_sound(&store);
-    assert_eq!(place.runtime.block_on(store.check()).unwrap().schema, 2);
+    assert_eq!(place.runtime.block_on(store.check()).unwrap().schema, 3);
     let answer = place.begin(&store, request("alice", Some("k"), "a"));
     assert_eq!(answer, agentd_state::Begun::Finished { id, outcome: b"done".to_vec() });
 }

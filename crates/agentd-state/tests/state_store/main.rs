@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 
 mod answers;
+mod api_keys;
 mod approvals;
 mod child;
 mod damage;

@@ -9,6 +9,8 @@ mod gondolin;
 mod image;
 mod limits;
 #[cfg(feature = "policy")]
+mod key;
+#[cfg(feature = "policy")]
 mod mcp;
 mod net;
 mod network_arg;
@@ -37,6 +39,8 @@ pub(crate) use gondolin::GondolinCommand;
 #[cfg(feature = "images")]
 pub(crate) use image::ImageCommand;
 #[cfg(feature = "policy")]
+pub(crate) use key::{CreateKeyArgs, KeyCommand, RestrictKeyArgs};
+#[cfg(feature = "policy")]
 pub(crate) use mcp::{ClientName, InstallArgs, McpArgs, McpCommand, McpScope, UninstallArgs};
 pub(crate) use net::{CheckArgs, NetCommand, open_named, read_grants};
 pub(crate) use network_arg::NetworkArg;
@@ -44,7 +48,7 @@ pub(crate) use network_arg::NetworkArg;
 pub(crate) use policy::{ExplainArgs, PolicyCommand};
 #[cfg(feature = "policy")]
 pub(crate) use quota::QuotaCommand;
-pub(crate) use records::{AuditCommand, KeyCommand, LogArgs, ReceiptCommand};
+pub(crate) use records::{AuditCommand, LogArgs, ReceiptCommand, SigningKeyCommand};
 #[cfg(not(feature = "images"))]
 pub(crate) use reference::Reference;
 pub(crate) use run::{BoundaryArgs, CommandArgs, RequireArg, RunArgs};
@@ -169,9 +173,13 @@ pub(crate) enum Sub {
     /// Serve capabilities to an agent by MCP on standard input and output, or connect an agent
     #[cfg(feature = "policy")]
     Mcp(Box<McpArgs>),
-    /// Serve capabilities to many clients by REST, gRPC and MCP on a Unix socket
+    /// Serve capabilities to many clients by REST, gRPC and MCP
     #[cfg(feature = "policy")]
     Serve(ServeArgs),
+    /// Create, list and revoke the API keys by which clients authenticate
+    #[cfg(feature = "policy")]
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Create and manage named sandboxes, which exist until they are removed
     #[command(subcommand)]
     Sandbox(Box<SandboxCommand>),
@@ -189,7 +197,7 @@ pub(crate) enum Sub {
     Receipt(ReceiptCommand),
     /// Print or replace the key that signs receipts and the audit log
     #[command(subcommand)]
-    Key(KeyCommand),
+    SigningKey(SigningKeyCommand),
     /// List the intents that wait for an approval
     Approvals(ApprovalsArgs),
     /// Approve an intent that waits for an approval

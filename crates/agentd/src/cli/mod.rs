@@ -29,6 +29,8 @@ mod hidden;
 mod host_approvals;
 #[cfg_attr(not(feature = "images"), path = "image_left_out.rs")]
 mod image;
+#[cfg(feature = "policy")]
+mod key;
 mod links;
 #[cfg(feature = "policy")]
 mod local_user;
@@ -143,6 +145,8 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "policy")]
         Sub::Serve(args) => runtime.block_on(serve::serve(args, daemon_telemetry.unwrap_or_else(DaemonTelemetry::new))),
         #[cfg(feature = "policy")]
+        Sub::Key(command) => runtime.block_on(key::key(&command)),
+        #[cfg(feature = "policy")]
         Sub::Capability(command) => capability::capability(&command),
         Sub::Sandbox(command) => runtime.block_on(as_sole_task(sandbox::sandbox(*command))),
         Sub::Daemon(command) => runtime.block_on(daemon::daemon(command, own)),
@@ -161,7 +165,7 @@ pub fn main() -> ExitCode {
         Sub::Net(command) => net::net(&command),
         Sub::Audit(command) => records::audit(&command),
         Sub::Receipt(command) => records::receipt(&command),
-        Sub::Key(command) => records::key(&command),
+        Sub::SigningKey(command) => records::signing_key(&command),
         Sub::Approvals(args) => runtime.block_on(state::approvals(&args)),
         Sub::Approve(args) => runtime.block_on(state::decide(&args, true)),
         Sub::Deny(args) => runtime.block_on(state::decide(&args, false)),
@@ -225,6 +229,7 @@ fn other(command: &[OsString]) -> Failure {
         ("capability", "policy"),
         ("mcp", "policy"),
         ("serve", "policy"),
+        ("key", "policy"),
     ];
     match feature.into_iter().find(|(command, _)| *command == name) {
         Some((_, feature)) => format!("command '{name}': {}", crate::isolation::left_out(feature)).into(),

@@ -1,7 +1,7 @@
-//! `agentd audit`, `agentd receipt` and `agentd key`.
+//! `agentd audit`, `agentd receipt` and `agentd signing-key`.
 
 use super::{
-    args::{AuditCommand, KeyCommand, LogArgs, ReceiptCommand},
+    args::{AuditCommand, LogArgs, ReceiptCommand, SigningKeyCommand},
     data,
     failure::{self, Failure},
     writer,
@@ -39,11 +39,11 @@ pub(crate) fn principal() -> Result<Label, InvalidLabel> {
     format!("uid:{}", rustix::process::geteuid().as_raw()).try_into()
 }
 
-/// Runs a subcommand of `agentd key`. Returns the exit code.
-pub(crate) fn key(command: &KeyCommand) -> Result<u8, Failure> {
+/// Runs a subcommand of `agentd signing-key`. Returns the exit code.
+pub(crate) fn signing_key(command: &SigningKeyCommand) -> Result<u8, Failure> {
     let keys = match command {
-        KeyCommand::Show => records()?.keys()?,
-        KeyCommand::Rotate => records()?.rotate(&principal()?)?,
+        SigningKeyCommand::Show => records()?.keys()?,
+        SigningKeyCommand::Rotate => records()?.rotate(&principal()?)?,
     };
     write!(std::io::stdout(), "{}", keys.ring)?;
     Ok(0)
@@ -200,8 +200,9 @@ fn as_verified(error: LogError) -> Failure {
 fn ring(file: Option<&Path>) -> Result<KeyRing, Failure> {
     let Some(path) = file else { return Ok(records()?.ring()?) };
     let parsed = KeyRing::parse(&read("public keys", path, MAX_RING)?);
-    Ok(parsed
-        .map_err(|error| format!("read public keys: {}: {error} — name a file that `agentd key show` printed", path.display()))?)
+    Ok(parsed.map_err(|error| {
+        format!("read public keys: {}: {error} — name a file that `agentd signing-key show` printed", path.display())
+    })?)
 }
 
 /// Reads a file of at most `limit` bytes, without waiting for a FIFO or a device.

@@ -1,4 +1,4 @@
-//! `agentd serve`: executes the requests of many clients, by REST, gRPC and MCP on a Unix socket.
+//! `agentd serve`: executes the requests of many clients, by REST, gRPC and MCP on a Unix socket and on TCP addresses.
 
 use super::{
     args::ServeArgs,
@@ -13,14 +13,14 @@ use agentd_isolation::egress;
 use agentd_log::LogFailure as _;
 use agentd_server::{
     Service,
-    auth::Authenticator,
+    auth::{Authenticator, JwtIssuer, JwtSettings},
     http::{HttpParts, router},
-    listen::{ConnectionLimits, UnixSocket, serve as serve_connections},
+    listen::{ConnectionLimits, Endpoint, TcpEndpoint, TlsFiles, TlsServer, UnixSocket, serve as serve_connections},
 };
 use std::{path::PathBuf, time::Duration};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    task::JoinHandle,
+    task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -36,35 +36,68 @@ const EXPORT: Duration = Duration::from_secs(5);
 /// Serves until a signal asks agentd to stop. Returns the exit code.
 ///
 /// The first `SIGTERM` or `SIGINT` ends the acceptance of requests; intents that are executed get the time of `--drain`. A second
-/// one cancels them at once. `SIGHUP` loads policies and quotas again.
+/// one cancels them at once. `SIGHUP` loads policies, quotas, the certificate and the keys of the issuer again.
 pub(super) async fn serve(args: ServeArgs, telemetry: DaemonTelemetry) -> Result<u8, Failure> {
     let mut signals = StopSignals::new()?;
     let mut reload = signal(SignalKind::hangup())?;
-    let path = match args.socket {
+    let path = match &args.socket {
         Some(path) => std::path::absolute(path)?,
         None => data::folder()?.join("serve/agentd.sock"),
     };
     let socket = UnixSocket::bind(&path)?;
+    let (tls, issuer) = (tls(&args)?, issuer(&args)?);
+    let mut endpoints = vec![(path.display().to_string(), Endpoint::Unix(socket))];
+    for address in &args.listen {
+        let endpoint = TcpEndpoint::bind(*address, tls.clone()).await?;
+        endpoints.push((endpoint.url(), Endpoint::Tcp(endpoint)));
+    }
     egress::raise_descriptor_limit()?;
     let service = service::service(workspaces(&args.workspace)?).await?;
-    let authenticator = Authenticator::new().map_err(|errno| format!("find the groups of this user: getgroups: {errno}"))?;
+    let authenticator = Authenticator::new(service.engine().state().clone(), issuer.clone())
+        .map_err(|errno| format!("find the groups of this user: getgroups: {errno}"))?;
     let parts = HttpParts { service: service.clone(), authenticator, metrics: telemetry.metrics.clone() };
     let router = router(parts).await?;
     let stop = CancellationToken::new();
     let limits = ConnectionLimits { connections: args.max_connections.get() };
-    let connections = tokio::spawn(serve_connections(socket, router, limits, stop.clone()));
+    let mut connections = JoinSet::new();
     let exports = telemetry.export_every(EXPORT);
-    writer::message(format_args!("serving on {}", path.display()));
+    for (name, endpoint) in endpoints {
+        connections.spawn(serve_connections(endpoint, router.clone(), limits, stop.clone()));
+        writer::message(format_args!("serving on {name}"));
+    }
     loop {
         tokio::select! {
             () = signals.next() => break,
-            Some(()) = reload.recv() => reload_configuration(service.engine()).await,
+            Some(()) = reload.recv() => {
+                reload_configuration(service.engine()).await;
+                if let Some(tls) = &tls {
+                    report("certificate", tls.reload().map_err(|error| error.to_string()));
+                }
+                if let Some(issuer) = &issuer {
+                    report("JWT keys", issuer.reload().map_err(|error| error.to_string()));
+                }
+            }
         }
     }
     writer::message(format_args!("stopping: waiting up to {} s for intents to end", args.drain.as_secs_f64()));
     end(&service, &mut signals, args.drain, (stop, connections)).await;
     exports.finish().await;
     Ok(0)
+}
+
+/// Returns TLS, if the arguments name a certificate.
+fn tls(args: &ServeArgs) -> Result<Option<TlsServer>, Failure> {
+    let (Some(certificate), Some(key)) = (args.tls_cert.clone(), args.tls_key.clone()) else { return Ok(None) };
+    let client_authorities = args.tls_client_ca.clone();
+    Ok(Some(TlsServer::load(TlsFiles { certificate, key, client_authorities })?))
+}
+
+/// Returns the issuer of tokens, if the arguments name one.
+fn issuer(args: &ServeArgs) -> Result<Option<JwtIssuer>, Failure> {
+    match (args.jwt_issuer.clone(), args.jwt_audience.clone(), args.jwt_keys.clone()) {
+        (Some(issuer), Some(audience), Some(keys)) => Ok(Some(JwtIssuer::load(JwtSettings { issuer, audience, keys })?)),
+        _ => Ok(None),
+    }
 }
 
 /// Returns the directories without links, below which callers other than the user may name workspaces.
@@ -95,19 +128,23 @@ async fn reload_configuration(engine: &Engine) {
         Ok(reloaded) => {
             let policies = reloaded.policies.map(drop).map_err(|error| error.to_string());
             let quotas = reloaded.quotas.map(drop).map_err(|error| error.to_string());
-            for (what, result) in [("policies", policies), ("quotas", quotas)] {
-                match result {
-                    Ok(()) => writer::message(format_args!("{what} loaded")),
-                    Err(error) => writer::message(format_args!("{what} not loaded, the earlier ones stay in force: {error}")),
-                }
-            }
+            report("policies", policies);
+            report("quotas", quotas);
         }
         Err(error) => writer::message(format_args!("reload: {error}")),
     }
 }
 
+/// Prints whether a part of the configuration was loaded.
+fn report(what: &str, loaded: Result<(), String>) {
+    match loaded {
+        Ok(()) => writer::message(format_args!("{what} loaded")),
+        Err(error) => writer::message(format_args!("{what} not loaded, the earlier state stays in force: {error}")),
+    }
+}
+
 /// Lets intents end, and cancels them after `drain` or at the next signal. Connections then get a time for the last responses.
-async fn end(service: &Service, signals: &mut StopSignals, drain: Duration, connections: (CancellationToken, JoinHandle<()>)) {
+async fn end(service: &Service, signals: &mut StopSignals, drain: Duration, connections: (CancellationToken, JoinSet<()>)) {
     let (stop, mut connections) = connections;
     stop.cancel();
     let is_drained = tokio::select! {
@@ -123,8 +160,14 @@ async fn end(service: &Service, signals: &mut StopSignals, drain: Duration, conn
         }
     }
     tokio::select! {
-        ended = &mut connections => drop(ended.or_warn("wait for connections", "of the daemon")),
+        () = all_ended(&mut connections) => {}
         () = signals.next() => {}
         () = tokio::time::sleep(RESPONSES) => writer::message(format_args!("some clients have not read their last response")),
+    }
+}
+
+async fn all_ended(connections: &mut JoinSet<()>) {
+    while let Some(ended) = connections.join_next().await {
+        ended.or_warn("wait for connections", "of the daemon");
     }
 }

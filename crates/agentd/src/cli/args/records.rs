@@ -1,4 +1,4 @@
-//! `agentd audit`, `agentd receipt` and `agentd key`.
+//! `agentd audit`, `agentd receipt` and `agentd signing-key`.
 
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
@@ -61,7 +61,7 @@ pub(crate) struct LogArgs {
     /// Read the log in this directory, such as an export
     #[arg(long, value_name = "DIR", requires = "key")]
     pub log: Option<PathBuf>,
-    /// Use the public keys in this file, as `agentd key show` prints them
+    /// Use the public keys in this file, as `agentd signing-key show` prints them
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
 }
@@ -75,14 +75,14 @@ pub(crate) enum ReceiptCommand {
         /// The receipt
         #[arg(value_name = "FILE")]
         receipt: PathBuf,
-        /// Use the public keys in this file, as `agentd key show` prints them
+        /// Use the public keys in this file, as `agentd signing-key show` prints them
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
     },
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum KeyCommand {
+pub(crate) enum SigningKeyCommand {
     /// Print the public keys that verify receipts and the audit log
     ///
     /// The first call on a machine generates a key.

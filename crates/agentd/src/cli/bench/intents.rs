@@ -75,6 +75,7 @@ fn intent() -> Intent {
         source: RequestSource { transport: "command-line".to_owned(), address: None },
         capability: "shell.exec.v1".to_owned(),
         parameters: parameters.as_object().cloned().unwrap_or_default(),
+        scope: None,
         confinement: RequestedConfinement::default(),
         secrets: Vec::new(),
         workspace: None,

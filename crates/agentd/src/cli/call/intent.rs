@@ -27,6 +27,7 @@ pub(super) fn of(args: &CallArgs) -> Result<Intent, Failure> {
         principal: local_user::principal()?,
         source: RequestSource { transport: COMMAND_LINE.to_owned(), address: None },
         capability: args.capability.clone(),
+        scope: None,
         parameters: parse_parameters(&parameters(&args.params)?)?,
         confinement: confinement(args)?,
         secrets: args.less.secret.iter().map(|option| secrets::target(option)).collect::<Result<_, _>>()?,

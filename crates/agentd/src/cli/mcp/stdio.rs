@@ -17,7 +17,13 @@ use tokio_util::sync::CancellationToken;
 pub(super) async fn serve(workspace: Option<&Path>) -> Result<u8, Failure> {
     let workspace = McpWorkspace::Fixed(directory(workspace)?);
     // The parent process is one of this user, who owns the engine.
-    let caller = Caller { principal: local_user::principal()?, transport: "mcp-stdio", address: None, is_operator: true };
+    let caller = Caller {
+        principal: local_user::principal()?,
+        transport: "mcp-stdio",
+        address: None,
+        is_operator: true,
+        scope: Default::default(),
+    };
     let service = service(Vec::new()).await?;
     let mut stops = Stops::new()?;
     let stop = CancellationToken::new();
