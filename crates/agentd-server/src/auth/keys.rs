@@ -22,6 +22,16 @@ const USE_INTERVAL: u64 = 60 * 1_000_000;
 /// The most keys and tokens that are remembered as valid. When there are more, all are forgotten.
 const MAX_REMEMBERED: usize = 4096;
 
+/// The store of the keys, opened twice. A read of the engine's own store would wait for the disk with the transactions of intents,
+/// and reads that strangers cause would delay these transactions.
+#[derive(Debug)]
+pub struct KeyStores {
+    /// Finds keys. Nothing else uses it.
+    pub keys: StateStore,
+    /// Records their use.
+    pub uses: StateStore,
+}
+
 /// The reason why a key is refused.
 #[derive(Debug)]
 pub(super) enum KeyFailure {
@@ -71,7 +81,7 @@ impl Presented {
 /// Verifies API keys by the store.
 #[derive(Debug)]
 pub(super) struct ApiKeys {
-    state: StateStore,
+    state: KeyStores,
     failures: Failures,
     /// The digests of keys and tokens that were valid at their last use, with the time at which that use was recorded. Such a one
     /// is examined even if others at its address fail, so that nobody can keep its holder out.
@@ -79,7 +89,7 @@ pub(super) struct ApiKeys {
 }
 
 impl ApiKeys {
-    pub fn new(state: StateStore) -> Self {
+    pub fn new(state: KeyStores) -> Self {
         Self { state, failures: Failures::default(), remembered: Mutex::default() }
     }
 
@@ -101,7 +111,7 @@ impl ApiKeys {
             return Err(KeyFailure::TooMany(wait));
         }
         let presented = presented.map_err(|problem| self.failed(address, problem, None))?;
-        let found = self.state.api_key(presented.id()).await.map_err(KeyFailure::State)?;
+        let found = self.state.keys.api_key(presented.id()).await.map_err(KeyFailure::State)?;
         let failed = |problem| {
             self.lock().remove(&digest);
             self.failed(address, problem, Some(presented.id()))
@@ -148,7 +158,7 @@ impl ApiKeys {
         }
         remembered.insert(digest, now);
         drop(remembered);
-        let (state, id) = (self.state.clone(), record.id);
+        let (state, id) = (self.state.uses.clone(), record.id);
         tokio::spawn(async move { state.api_key_used(id, now).await.or_warn("record the use of an API key", id) });
     }
 

@@ -20,13 +20,14 @@ pub use certificate::{ClientAuthorities, ClientCertificate};
 pub use credential::Credential;
 pub use interface::{Interface, USUAL_INTERFACES};
 pub use jwt::{JwtIssuer, JwtSettings, KeySetError};
+pub use keys::KeyStores;
 pub use peer::{FirstAuthentication, Peer};
 pub use token::{Caveats, RestrictError, public_key, restrict};
 
 use crate::caller::{Caller, CallerScope};
 use agentd_policy::{PolicyPrincipal, PrincipalKind};
 use agentd_records::Timestamp;
-use agentd_state::{ApiKeyRecord, StateError, StateStore};
+use agentd_state::{ApiKeyRecord, StateError};
 use keys::{ApiKeys, KeyFailure};
 use rustix::{
     io::Errno,
@@ -73,7 +74,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// The kernel does not return the groups of this process.
-    pub fn new(state: StateStore, issuer: Option<JwtIssuer>) -> Result<Self, Errno> {
+    pub fn new(state: KeyStores, issuer: Option<JwtIssuer>) -> Result<Self, Errno> {
         let numbers: BTreeSet<u32> = getgroups()?.into_iter().chain([getegid()]).map(|group| group.as_raw()).collect();
         let groups = numbers.into_iter().map(|number| format!("gid:{number}")).collect();
         let name = format!("uid:{}", geteuid().as_raw());

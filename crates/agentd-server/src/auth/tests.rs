@@ -1,6 +1,6 @@
 use super::{failures::MAX_FAILURES, *};
 use agentd_records::{Label, Timestamp};
-use agentd_state::Retention;
+use agentd_state::{Retention, StateStore};
 use std::net::Ipv4Addr;
 
 const REMOTE: Peer = Peer::Remote(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), None);
@@ -19,7 +19,7 @@ impl Keys {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state = StateStore::open(&folder.path().join("state"), Retention::default()).unwrap();
-        let authenticator = Authenticator::new(state.clone(), None).unwrap();
+        let authenticator = Authenticator::new(KeyStores { keys: state.clone(), uses: state.clone() }, None).unwrap();
         Self { _folder: folder, state, authenticator }
     }
 

@@ -13,10 +13,11 @@ use agentd_isolation::egress;
 use agentd_log::LogFailure as _;
 use agentd_server::{
     Service,
-    auth::{Authenticator, JwtIssuer, JwtSettings},
+    auth::{Authenticator, JwtIssuer, JwtSettings, KeyStores},
     http::{HttpParts, router},
     listen::{ConnectionLimits, Endpoint, TcpEndpoint, TlsFiles, TlsServer, UnixSocket, serve as serve_connections},
 };
+use agentd_state::{Retention, StateStore};
 use std::{path::PathBuf, time::Duration};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -53,7 +54,9 @@ pub(super) async fn serve(args: ServeArgs, telemetry: DaemonTelemetry) -> Result
     }
     egress::raise_descriptor_limit()?;
     let service = service::service(workspaces(&args.workspace)?).await?;
-    let authenticator = Authenticator::new(service.engine().state().clone(), issuer.clone())
+    let keys = StateStore::open(&data::folder()?.join("state"), Retention::default())?;
+    let stores = KeyStores { keys, uses: service.engine().state().clone() };
+    let authenticator = Authenticator::new(stores, issuer.clone())
         .map_err(|errno| format!("find the groups of this user: getgroups: {errno}"))?;
     let parts = HttpParts { service: service.clone(), authenticator, metrics: telemetry.metrics.clone() };
     let router = router(parts).await?;

@@ -71,7 +71,7 @@ fn reason(error: ClientError) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn certificate_authenticates_a_service_until_its_authority_is_replaced() {
     let authority = Authority::new();
-    let mut remote = trusting(&authority);
+    let remote = trusting(&authority);
     let ci = authority.issue("spiffe://a.example/ci", |_| {});
     let client = connect(&remote, Some(&ci)).await.unwrap();
     let outcome = client.execute(request("shell.exec.v1", &json!({ "command": "true" })).unwrap()).await.unwrap();

@@ -7,7 +7,8 @@ use std::{
     net::{SocketAddr, TcpStream},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
 };
 use tempfile::TempDir;
 
@@ -20,7 +21,8 @@ const POLICY: &str = r#"
 pub struct Remote {
     pub root: TempDir,
     pub daemon: Child,
-    messages: BufReader<ChildStderr>,
+    /// The lines on standard error. A thread reads them, so that the daemon never waits for the test.
+    messages: mpsc::Receiver<String>,
     pub url: String,
 }
 
@@ -63,12 +65,13 @@ impl Remote {
         let work = root.path().join("work").display().to_string();
         let arguments = [&["serve", "--listen", "127.0.0.1:0", "--workspace", &work], options].concat();
         let mut daemon = agentd(root.path(), &arguments).env("AGENTD_LOG", log).stderr(Stdio::piped()).spawn().unwrap();
-        let mut messages = BufReader::new(daemon.stderr.take().unwrap());
+        let lines = BufReader::new(daemon.stderr.take().unwrap()).lines();
+        let (sender, messages) = mpsc::channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let mut url = None;
         while url.is_none() {
-            let mut line = String::new();
-            assert!(messages.read_line(&mut line).unwrap() > 0, "the daemon has ended");
-            url = line.trim_end().split_once("serving on http").map(|(_, rest)| format!("http{rest}"));
+            let line = messages.recv().expect("the daemon has ended");
+            url = line.split_once("serving on http").map(|(_, rest)| format!("http{rest}"));
         }
         Self { root, daemon, messages, url: url.unwrap() }
     }
@@ -160,18 +163,15 @@ impl Remote {
         assert!(Command::new("kill").args(["-s", name, &self.daemon.id().to_string()]).status().unwrap().success());
     }
 
-    pub fn message(&mut self) -> String {
-        let mut line = String::new();
-        self.messages.read_line(&mut line).unwrap();
-        line
+    pub fn message(&self) -> String {
+        self.messages.recv().unwrap()
     }
 
     /// Ends the daemon. Returns everything that it has printed since its start.
     pub fn end(mut self) -> (TempDir, String) {
         self.signal("TERM");
-        let mut rest = String::new();
-        self.messages.read_to_string(&mut rest).unwrap();
         assert!(self.daemon.wait().unwrap().success());
+        let rest: String = self.messages.iter().map(|line| line + "\n").collect();
         (std::mem::replace(&mut self.root, tempfile::tempdir().unwrap()), rest)
     }
 

@@ -44,7 +44,7 @@ fn plain_text_and_public_keys_are_refused_at_the_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_speak_both_versions_of_http_and_verify_the_certificate() {
-    let mut remote = with_tls();
+    let remote = with_tls();
     assert!(remote.url.starts_with("https://"), "{}", remote.url);
     let (key, pem) = (remote.key("ci", &[]), remote.path("cert.pem"));
     let authority = pem.display().to_string();

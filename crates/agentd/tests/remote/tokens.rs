@@ -36,7 +36,7 @@ impl Issuer {
 fn token_authenticates_its_user_who_is_nobody_else() {
     let (root, issuer) = (folder(), Issuer::new());
     issuer.write(root.path());
-    let mut remote = Remote::with(root, &["--jwt-issuer", ISSUER, "--jwt-audience", "agentd", "--jwt-keys", "keys.json"], "off");
+    let remote = Remote::with(root, &["--jwt-issuer", ISSUER, "--jwt-audience", "agentd", "--jwt-keys", "keys.json"], "off");
     let (alice, bob) = (issuer.token(&json!({})), issuer.token(&json!({ "sub": "bob" })));
     let once = ["--header", "Idempotency-Key: once"];
     let ran = |token: &str| object(&remote.shell(token, "echo x >> count", &once).output().unwrap());
