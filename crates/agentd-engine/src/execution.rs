@@ -158,6 +158,14 @@ impl<'e> Execution<'e> {
         self.refuse(&Refusal::Session(excess), &[]).await
     }
 
+    /// Refuses an intent because the named sandbox has more than this intent may use.
+    ///
+    /// # Errors
+    /// As for [`Execution::finish`].
+    pub async fn refuse_sandbox(self, excess: String) -> Result<EndedIntent, EngineError> {
+        self.refuse(&Refusal::SandboxExceeds(excess), &[]).await
+    }
+
     /// Ends an intent that is not executed although the policies permit it.
     async fn refuse(self, refusal: &Refusal, before: &[Leaf]) -> Result<EndedIntent, EngineError> {
         let error = refusal.to_json();
@@ -258,6 +266,7 @@ fn approval_text(intent: &Intent, effective: &Effective, digest: ContentDigest) 
         format!("{} ({access})", escape::name(&workspace.path))
     });
     let workspace = workspace.unwrap_or_else(|| "none".to_owned());
+    let sandbox = intent.sandbox.as_ref().map_or_else(String::new, |name| format!("\nin the sandbox: {}", escape::name(name)));
     let network = match &effective.network {
         Network::Off => "off".to_owned(),
         Network::Host => "that of the host".to_owned(),
@@ -266,7 +275,7 @@ fn approval_text(intent: &Intent, effective: &Effective, digest: ContentDigest) 
     let profile = json!(effective.profile);
     let backends: Vec<_> = effective.backends.iter().map(String::as_str).collect();
     format!(
-        "{} requests {} ({})\nworkspace: {workspace}\nnetwork: {network}\nprofile: {}\nbackend: {}\nparameters: \
+        "{} requests {} ({}){sandbox}\nworkspace: {workspace}\nnetwork: {network}\nprofile: {}\nbackend: {}\nparameters: \
          {shown}{omitted}{secrets}\nrecorded as: sha256 {digest}",
         intent.principal.id(),
         intent.capability,
