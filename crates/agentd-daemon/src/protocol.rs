@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// The protocol version. It changes whenever a message changes: a daemon that was started by another build rejects the request
 /// and reports its version. [`Hello`] begins with the version, and [`Reply::Failed`] with [`Failure::Version`] has the same form
 /// in all versions.
-pub(crate) const VERSION: u32 = 15;
+pub(crate) const VERSION: u32 = 16;
 
 /// Maximum size of a frame in either direction, in bytes. A command's arguments and environment have at most 2 MiB (`execve(2)`).
 pub(crate) const MAX_FRAME: usize = 4 << 20;

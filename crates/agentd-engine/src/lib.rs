@@ -40,9 +40,8 @@ mod valid_intent;
 pub use admission::{AdmissionBounds, AdmissionDecision, Terms, admit};
 pub use capability::{
     Annotations, Argument, ArgumentError, Capability, CapabilityRegistry, CommandLine, CommandTemplate, MAX_MANIFEST,
-    ManifestError, NEW_SESSION, OutputForm, RegistryError, RequestedPty, Run, SandboxBounds,
-    SandboxCall, SandboxCapability, SessionCall, SessionTemplate,
-    StdinTemplate, Substitution, UnknownCapability, WorkspaceAccess,
+    ManifestError, NEW_SESSION, OutputForm, RegistryError, RequestedPty, Run, SandboxBounds, SandboxCall, SandboxCapability,
+    SessionCall, SessionTemplate, StdinTemplate, Substitution, UnknownCapability, WorkspaceAccess,
 };
 pub use configuration::Reloaded;
 pub use destinations::DestinationRefusal;

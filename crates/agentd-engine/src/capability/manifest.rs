@@ -252,8 +252,8 @@ impl TryFrom<&'static SandboxCapability> for Capability {
 impl Capability {
     /// Returns the capability of a manifest in JSON.
     fn of_own(text: &str, run: Run) -> Result<Self, ManifestError> {
-        let manifest: OwnManifest = serde_json::from_str(text)
-            .map_err(|error| ManifestError::Value { key: "manifest", problem: error.to_string() })?;
+        let manifest: OwnManifest =
+            serde_json::from_str(text).map_err(|error| ManifestError::Value { key: "manifest", problem: error.to_string() })?;
         let (name, version) = manifest.name.rsplit_once(".v").unwrap_or_default();
         let schema = |key, value| Schema::new(value).map_err(|source| ManifestError::Schema { key, source });
         let usual = if manifest.annotations.read_only { WorkspaceAccess::ReadOnly } else { WorkspaceAccess::ReadWrite };

@@ -193,7 +193,8 @@ mod tests {
             assert!(matches!(capability.run, Run::Sandbox(run) if run == of) && capability.result.is_some());
             let all = json!({ "sandbox": "a", "snapshot": "s", "new": "b", "path": "/p", "text": "t" });
             let properties = capability.parameters.text()["properties"].as_object().unwrap();
-            let own: Map<_, _> = all.as_object().unwrap().clone().into_iter().filter(|(name, _)| properties.contains_key(name)).collect();
+            let own: Map<_, _> =
+                all.as_object().unwrap().clone().into_iter().filter(|(name, _)| properties.contains_key(name)).collect();
             capability.parameters.validate(&Value::Object(own.clone())).unwrap();
             let call = of.call(&own).unwrap();
             assert_eq!(call.sandbox(), own.get("sandbox").and_then(Value::as_str), "{}", of.operation);

@@ -29,6 +29,7 @@ pub(super) fn request(message: v1::ExecuteRequest) -> Result<(ExecuteRequest, Op
         capability: message.capability,
         parameters,
         workspace: message.workspace.map(|v1::Workspace { path, read_only }| WorkspaceRequest { path, read_only }),
+        sandbox: message.sandbox,
         profile: profile(message.profile)?,
         limits: message.limits.map(limits).unwrap_or_default(),
         network: message.network.map(|v1::Network { allow }| NetworkRequest { allow }),
