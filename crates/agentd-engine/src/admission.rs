@@ -75,24 +75,49 @@ impl Terms {
     /// Returns the first term that an existing sandbox of `backend` with this spec exceeds. Time limit, grace period and output
     /// limit are those of each command. What these terms do not permit, no earlier decision permits either.
     pub fn exceeded_by(&self, spec: &SandboxSpec, backend: &str) -> Option<String> {
-        let Effective { profile, limits, network, backends, .. } = &self.effective;
-        let own = &spec.limits;
-        let checks = [
-            (spec.profile <= *profile, format!("it has the profile {}, permitted: {profile}", spec.profile)),
-            (within(own.cpu_time, limits.cpu_time), "its limit of processor time is larger than permitted".to_owned()),
-            (within(own.memory, limits.memory), "its memory limit is larger than permitted".to_owned()),
-            (within(own.processes, limits.processes), "its limit of processes is larger than permitted".to_owned()),
-            (within(own.open_files, limits.open_files), "its limit of open files is larger than permitted".to_owned()),
-            (within(own.file_size, limits.file_size), "its limit of file sizes is larger than permitted".to_owned()),
-            (within(own.cpu_quota, limits.cpu_quota), "its share of processors is larger than permitted".to_owned()),
-            (within(own.cpu_weight, limits.cpu_weight), "its weight of processors is larger than permitted".to_owned()),
-            (reaches_at_most(&spec.network, network), "it may reach hosts that are not permitted".to_owned()),
-            (backends.contains(backend), format!("it is in the backend {backend}, which is not permitted")),
-            (!spec.allow_degraded, "its controls may be missing".to_owned()),
-            (spec.secrets.is_empty(), "it has secrets".to_owned()),
-        ];
-        checks.into_iter().find(|(met, _)| !met).map(|(_, problem)| problem)
+        let is_reached = reaches_at_most(&spec.network, &self.effective.network);
+        exceeded(&self.effective, is_reached, spec, backend)
     }
+
+    /// Returns the first thing that a named sandbox of `backend` with this spec has, and that capability and policies do not
+    /// permit now. A request to use the sandbox states no confinement of its own.
+    pub fn forbidden(&self, spec: &SandboxSpec, backend: &str) -> Option<String> {
+        let most = RequestedConfinement { profile: Some(self.obligations.profile), ..RequestedConfinement::default() };
+        let most = match self.obligations.apply(&most) {
+            Ok(most) => most,
+            Err(excess) => return Some(excess.to_string()),
+        };
+        let network = &self.obligations.network;
+        let is_reached = match &spec.network {
+            Network::Off => true,
+            Network::Host => network.permits_host_network(),
+            Network::Egress(grants) => {
+                grants.iter().all(|grant| grant.parse::<NetGrant>().is_ok_and(|grant| network.permits(&grant)))
+            }
+        };
+        exceeded(&most, is_reached, spec, backend)
+    }
+}
+
+/// Returns the first thing that an existing sandbox has beyond `permitted`. `is_reached` is true if its network is permitted.
+fn exceeded(permitted: &Effective, is_reached: bool, spec: &SandboxSpec, backend: &str) -> Option<String> {
+    let Effective { profile, limits, backends, .. } = permitted;
+    let own = &spec.limits;
+    let checks = [
+        (spec.profile <= *profile, format!("it has the profile {}, permitted: {profile}", spec.profile)),
+        (within(own.cpu_time, limits.cpu_time), "its limit of processor time is larger than permitted".to_owned()),
+        (within(own.memory, limits.memory), "its memory limit is larger than permitted".to_owned()),
+        (within(own.processes, limits.processes), "its limit of processes is larger than permitted".to_owned()),
+        (within(own.open_files, limits.open_files), "its limit of open files is larger than permitted".to_owned()),
+        (within(own.file_size, limits.file_size), "its limit of file sizes is larger than permitted".to_owned()),
+        (within(own.cpu_quota, limits.cpu_quota), "its share of processors is larger than permitted".to_owned()),
+        (within(own.cpu_weight, limits.cpu_weight), "its weight of processors is larger than permitted".to_owned()),
+        (is_reached, "it may reach hosts that are not permitted".to_owned()),
+        (backends.contains(backend), format!("it is in the backend {backend}, which is not permitted")),
+        (!spec.allow_degraded, "its controls may be missing".to_owned()),
+        (spec.secrets.is_empty(), "it has secrets".to_owned()),
+    ];
+    checks.into_iter().find(|(met, _)| !met).map(|(_, problem)| problem)
 }
 
 /// Returns true if a limit is at most a bound; `None` is no limit.

@@ -24,6 +24,7 @@ pub(crate) fn approval_text(intent: &Intent, effective: &Effective, digest: Cont
         format!("{} ({access})", escape::name(&workspace.path))
     });
     let workspace = workspace.unwrap_or_else(|| "none".to_owned());
+    let sandbox = intent.sandbox.as_ref().map_or_else(String::new, |name| format!("\nin the sandbox: {}", escape::name(name)));
     let network = match &effective.network {
         Network::Off => "off".to_owned(),
         Network::Host => "that of the host".to_owned(),
@@ -32,7 +33,7 @@ pub(crate) fn approval_text(intent: &Intent, effective: &Effective, digest: Cont
     let profile = json!(effective.profile);
     let backends: Vec<_> = effective.backends.iter().map(String::as_str).collect();
     let mut text = format!(
-        "{} requests {} ({})\nworkspace: {workspace}\nnetwork: {network}\nprofile: {}\nbackend: {}{secrets}\nrecorded as: sha256 \
+        "{} requests {} ({}){sandbox}\nworkspace: {workspace}\nnetwork: {network}\nprofile: {}\nbackend: {}{secrets}\nrecorded as: sha256 \
          {digest}\nparameters: ",
         intent.principal.id(),
         intent.capability,

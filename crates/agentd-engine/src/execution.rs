@@ -159,6 +159,14 @@ impl<'e> Execution<'e> {
         self.refuse(&Refusal::Session(excess), &[]).await
     }
 
+    /// Refuses an intent because the named sandbox has more than this intent may use.
+    ///
+    /// # Errors
+    /// As for [`Execution::finish`].
+    pub async fn refuse_sandbox(self, excess: String) -> Result<EndedIntent, EngineError> {
+        self.refuse(&Refusal::SandboxExceeds(excess), &[]).await
+    }
+
     /// Ends an intent that is not executed although the policies permit it.
     async fn refuse(self, refusal: &Refusal, before: &[Leaf]) -> Result<EndedIntent, EngineError> {
         let error = refusal.to_json();

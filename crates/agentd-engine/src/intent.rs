@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
 /// The version of the document that is digested.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 
 /// One request to use a capability. There is no debug form, because parameters may be secrets.
 pub struct Intent {
@@ -32,6 +32,8 @@ pub struct Intent {
     pub secrets: Vec<String>,
     /// The directory that the sandbox shows, if the capability has a workspace.
     pub workspace: Option<RequestedWorkspace>,
+    /// The named sandbox of the principal in which the command runs; `None` for a new sandbox.
+    pub sandbox: Option<String>,
     /// The key by which the caller repeats the request.
     pub key: Option<IdempotencyKey>,
     /// When the request was received.
@@ -74,6 +76,7 @@ impl Intent {
             "confinement": { "profile": profile, "limits": limits, "network": network, "backend": backend },
             "secrets": self.secrets,
             "workspace": workspace,
+            "sandbox": self.sandbox,
         });
         if let Some(nonce) = nonce {
             document["nonce"] = nonce.into();
@@ -102,6 +105,7 @@ pub(crate) mod tests {
             confinement: RequestedConfinement::default(),
             secrets: Vec::new(),
             workspace: None,
+            sandbox: None,
             key: None,
             received: Timestamp::now(),
         }
@@ -122,7 +126,7 @@ pub(crate) mod tests {
         assert_eq!(digest(reordered), first);
         assert_eq!(digest(|intent| intent.key = "k".parse().ok()), first);
         assert_eq!(digest(|intent| intent.received = Timestamp::now().plus_seconds(60)), first);
-        let changes: [fn(&mut Intent); 8] = [
+        let changes: [fn(&mut Intent); 9] = [
             |intent| intent.secrets.push("TOKEN@a.example".to_owned()),
             |intent| intent.principal.name = "uid:8".to_owned(),
             |intent| intent.source.transport = "rest".to_owned(),
@@ -130,12 +134,13 @@ pub(crate) mod tests {
             |intent| drop(intent.parameters.insert("command".to_owned(), "b".into())),
             |intent| intent.confinement.backend = Some("container".to_owned()),
             |intent| intent.confinement.limits.wall = Some(std::time::Duration::from_secs(1)),
+            |intent| intent.sandbox = Some("a".to_owned()),
             |intent| intent.workspace = Some(RequestedWorkspace { path: "/a".to_owned(), access: WorkspaceAccess::ReadOnly }),
         ];
         let mut all: Vec<_> = changes.map(digest).into_iter().chain([first]).collect();
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), 9);
+        assert_eq!(all.len(), 10);
     }
 
     #[test]

@@ -41,8 +41,8 @@ mod valid_intent;
 pub use admission::{AdmissionBounds, AdmissionDecision, Terms, admit};
 pub use capability::{
     Annotations, Argument, ArgumentError, Capability, CapabilityRegistry, CommandLine, CommandTemplate, MAX_MANIFEST,
-    ManifestError, NEW_SESSION, OutputForm, RegistryError, RequestedPty, Run, SandboxBounds, SessionCall, SessionTemplate,
-    StdinTemplate, Substitution, UnknownCapability, WorkspaceAccess,
+    ManifestError, NEW_SESSION, OutputForm, RegistryError, RequestedPty, Run, SandboxBounds, SandboxCall, SandboxCapability,
+    SessionCall, SessionTemplate, StdinTemplate, Substitution, UnknownCapability, WorkspaceAccess,
 };
 pub use configuration::Reloaded;
 pub use destinations::DestinationRefusal;
@@ -51,7 +51,7 @@ pub use engine::{Engine, EngineParts, Submitted, vocabulary};
 pub use error::EngineError;
 pub use execution::{Executed, Execution, HeldIntent};
 pub use intent::{Intent, RequestedWorkspace};
-pub use outcome::{CellResult, RunResult};
+pub use outcome::{CellResult, RunResult, SandboxFailure};
 pub use parameters::{MAX_PARAMETERS, ParametersError, parse_parameters};
 pub use quota::{LiveQuotas, PrincipalQuota, QuotaError, QuotaProblem, QuotaSet};
 pub use refusal::Refusal;

@@ -26,6 +26,17 @@ pub enum RunResult {
     Tool(Result<CallOutput, CallError>),
     /// A cell was executed in a session.
     Cell(Box<CellResult>),
+    /// An operation on named sandboxes.
+    Sandbox(Result<Value, SandboxFailure>),
+}
+
+/// The reason why an operation on a named sandbox failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxFailure {
+    /// The code of the error.
+    pub code: &'static str,
+    /// What failed, and what to do.
+    pub message: String,
 }
 
 /// The result of a cell.
@@ -78,7 +89,12 @@ impl ExecutionResult {
                 let result = result.and_then(|result| checked(result, capability));
                 finished(result, usage, cpu(usage.as_ref(), false))
             }
-            (RunResult::Tool(_), Operation::Command(_) | Operation::Cell(_)) => {
+            (RunResult::Sandbox(ran), _) => {
+                let result = ran.clone().map_err(|error| failure(error.code, &error.message));
+                let result = result.and_then(|result| checked(result, capability));
+                finished(result, None, Some(Duration::ZERO))
+            }
+            (RunResult::Tool(_), Operation::Command(_) | Operation::Cell(_) | Operation::Sandbox(_)) => {
                 finished(Err(failure("failed", "the operation is a command")), None, None)
             }
         }
@@ -161,7 +177,7 @@ fn command(
     let usage = ran.map_or(Ok(BTreeMap::new()), |outcome| recorded_usage(outcome.usage))?;
     let form = match &capability.run {
         Run::Command(template) => template.output,
-        Run::Tool(_) => OutputForm::Streams,
+        Run::Tool(_) | Run::Sandbox(_) => OutputForm::Streams,
     };
     let (result, error) = match (ran, form) {
         (Err(error), _) => {

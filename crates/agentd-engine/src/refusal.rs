@@ -34,6 +34,15 @@ pub enum Refusal {
     /// The operation works in a workspace, and the caller names none.
     #[error("workspace: the capability works in a directory, and the request names none — name one (--workspace DIR)")]
     NoWorkspace,
+    /// The capability does not run as a command, so it cannot be used in a named sandbox.
+    #[error("sandbox: {0} does not run a command — leave the sandbox out, or use a capability that runs a command")]
+    NotInSandbox(String),
+    /// The parameters do not describe an operation on a sandbox, or the request has options that a named sandbox does not accept.
+    #[error("{0}")]
+    OfSandbox(String),
+    /// The sandbox has more than capability and policies permit now.
+    #[error("sandbox: {0} — create another sandbox, which has no more than policies permit")]
+    SandboxExceeds(String),
     /// The hosts that the intent would reach are refused.
     #[error(transparent)]
     Destination(#[from] DestinationRefusal),
@@ -101,13 +110,14 @@ impl Refusal {
             Self::UnknownCapability(_) => "unknown-capability",
             Self::OutsideScope(_) => "outside-scope",
             Self::Parameters(_) | Self::Argument(_) | Self::Tool(_) | Self::Secret(_) => "invalid-parameters",
-            Self::NoWorkspace | Self::Destination(DestinationRefusal::Url(_) | DestinationRefusal::Host(_)) => {
-                "invalid-parameters"
-            }
+            Self::NoWorkspace
+            | Self::NotInSandbox(_)
+            | Self::OfSandbox(_)
+            | Self::Destination(DestinationRefusal::Url(_) | DestinationRefusal::Host(_)) => "invalid-parameters",
             Self::Destination(_) => "invalid-network",
             Self::Conflict(_) => "key-conflict",
             Self::Denied { .. } => "denied",
-            Self::Backend { .. } | Self::NoBackend | Self::Session(_) => "exceeds-policy",
+            Self::Backend { .. } | Self::NoBackend | Self::Session(_) | Self::SandboxExceeds(_) => "exceeds-policy",
             Self::Excess(_) | Self::CapabilityExcess(..) | Self::QuotaExcess(_) => "exceeds-policy",
             Self::Quota(_) => "quota-exceeded",
             Self::NotApproved(_) => "not-approved",

@@ -1,13 +1,14 @@
 //! Validation: the first step of admission.
 
 use crate::{
-    capability::{Capability, CapabilityRegistry, CommandLine, Run, SessionCall, WorkspaceAccess},
+    capability::{Capability, CapabilityRegistry, CommandLine, Run, SandboxCall, SessionCall, WorkspaceAccess},
     destinations::Destinations,
     intent::Intent,
     refusal::Refusal,
     requested_secret::requested_secrets,
 };
-use agentd_policy::{PolicyRequest, RequestedSecret, Resource};
+use agentd_core::Limits;
+use agentd_policy::{PolicyRequest, RequestedConfinement, RequestedSecret, Resource};
 use agentd_tool::capability::CapabilityCall;
 use serde_json::Value;
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub enum Operation {
     Tool(Box<CapabilityCall>),
     /// A cell of code in an interpreter session.
     Cell(SessionCall),
+    /// An operation on named sandboxes.
+    Sandbox(SandboxCall),
 }
 
 impl Operation {
@@ -42,7 +45,15 @@ impl Operation {
         match self {
             Self::Command(command) => command.timeout,
             Self::Cell(cell) => cell.timeout,
-            Self::Tool(_) => None,
+            Self::Tool(_) | Self::Sandbox(_) => None,
+        }
+    }
+
+    /// Returns the named sandbox on which the operation works.
+    fn sandbox(&self) -> Option<&str> {
+        match self {
+            Self::Sandbox(call) => call.sandbox(),
+            _ => None,
         }
     }
 }
@@ -52,7 +63,7 @@ impl<'e> ValidIntent<'e> {
     ///
     /// # Errors
     /// The intent, and [`Refusal::UnknownCapability`], [`Refusal::OutsideScope`], [`Refusal::Parameters`],
-    /// [`Refusal::Argument`], [`Refusal::Tool`], [`Refusal::NoWorkspace`], [`Refusal::Destination`] or [`Refusal::Secret`].
+    /// [`Refusal::Argument`], [`Refusal::Tool`], [`Refusal::NoWorkspace`], [`Refusal::NotInSandbox`], [`Refusal::OfSandbox`], [`Refusal::Destination`] or [`Refusal::Secret`].
     pub fn new(mut intent: Intent, registry: &'e CapabilityRegistry) -> Result<Self, Box<(Intent, Refusal)>> {
         let secrets = match requested_secrets(&intent.secrets) {
             Ok(secrets) => secrets,
@@ -77,10 +88,13 @@ impl<'e> ValidIntent<'e> {
         let shown = workspace.iter().filter(|_| access > WorkspaceAccess::None);
         let hosts = self.destinations.iter().flat_map(|destinations| &destinations.hosts);
         let path = |path: &str| Resource::Path { path: path.to_owned(), write: access == WorkspaceAccess::ReadWrite };
+        // A principal names only its own sandboxes.
+        let sandbox = self.operation.sandbox().or(self.intent.sandbox.as_deref());
+        let sandbox = sandbox.map(|name| Resource::Sandbox { name: name.to_owned(), owner: principal.id() });
         PolicyRequest {
             principal: principal.clone(),
             capability: capability.clone(),
-            resources: shown.map(|workspace| path(&workspace.path)).chain(hosts.cloned()).collect(),
+            resources: shown.map(|workspace| path(&workspace.path)).chain(hosts.cloned()).chain(sandbox).collect(),
             parameters: parameters.clone(),
             secrets: self.secrets.clone(),
             time: *received,
@@ -110,9 +124,13 @@ fn check<'e>(intent: &mut Intent, registry: &'e CapabilityRegistry) -> Result<Ch
             None => Operation::Command(template.fill(&intent.parameters)?),
         },
         Run::Tool(tool) => Operation::Tool(Box::new(tool.call(Value::Object(intent.parameters.clone()))?)),
+        Run::Sandbox(sandbox) => Operation::Sandbox(sandbox.call(&intent.parameters).map_err(Refusal::OfSandbox)?),
     };
+    if intent.sandbox.is_some() {
+        in_sandbox(intent, &operation)?;
+    }
     let url = match &operation {
-        Operation::Command(_) | Operation::Cell(_) => None,
+        Operation::Command(_) | Operation::Cell(_) | Operation::Sandbox(_) => None,
         Operation::Tool(call) => call.url(),
     };
     let stays_in_workspace = matches!(&operation, Operation::Tool(call) if call.stays_in_workspace());
@@ -122,6 +140,31 @@ fn check<'e>(intent: &mut Intent, registry: &'e CapabilityRegistry) -> Result<Ch
     }
     let destinations = url.map(|url| Destinations::of(url, intent.confinement.network.as_ref())).transpose()?;
     Ok((capability, operation, destinations))
+}
+
+/// Checks an intent that names a sandbox: its operation is a command, and it requests no other confinement than limits of the
+/// command.
+fn in_sandbox(intent: &Intent, operation: &Operation) -> Result<(), Refusal> {
+    if !matches!(operation, Operation::Command(_)) {
+        return Err(Refusal::NotInSandbox(intent.capability.clone()));
+    }
+    let RequestedConfinement { profile, limits, network, backend } = &intent.confinement;
+    let of_command = Limits { wall: limits.wall, grace: limits.grace, output: limits.output, ..Limits::default() };
+    let checks = [
+        ("workspace", intent.workspace.is_none()),
+        ("profile", profile.is_none()),
+        ("network", network.is_none()),
+        ("backend", backend.is_none()),
+        ("secrets", intent.secrets.is_empty()),
+        ("limits", *limits == of_command),
+    ];
+    match checks.into_iter().find(|(_, is_left_out)| !is_left_out) {
+        None => Ok(()),
+        Some((what, _)) => Err(Refusal::OfSandbox(format!(
+            "{what}: a command in a named sandbox has that of the sandbox — leave it out; of the limits, only those of time and \
+             output may be stated"
+        ))),
+    }
 }
 
 #[cfg(test)]
@@ -184,6 +227,40 @@ mod tests {
         assert!(matches!(refusal("git.clone.v1", json!({ "url": "ext::sh", "to": "r" })), Refusal::Parameters(_)));
         assert!(matches!(refusal("git.clone.v1", json!({ "url": "https://a.example", "to": "r" })), Refusal::NoWorkspace));
         assert!(matches!(refusal("fs.watch.v1", json!({ "path": "." })), Refusal::NoWorkspace));
+    }
+
+    #[test]
+    fn named_sandbox_is_a_resource_of_its_principal_and_keeps_its_own_confinement() {
+        let registry = CapabilityRegistry::built_in().unwrap();
+        let sandbox = |name: &str| Resource::Sandbox { name: name.to_owned(), owner: "user:uid:7".to_owned() };
+        let valid = |capability, parameters, change: fn(&mut Intent)| {
+            let mut asked = intent(capability, parameters);
+            change(&mut asked);
+            ValidIntent::new(asked, &registry).map_err(|refused| refused.1)
+        };
+        let created = valid("sandbox.create.v1", json!({ "sandbox": "dev" }), |_| {}).ok().unwrap();
+        assert_eq!(created.policy_request().resources, [sandbox("dev")]);
+        let (shell, named) = (json!({ "command": "a" }), |intent: &mut Intent| intent.sandbox = Some("dev".to_owned()));
+        let used = valid("shell.exec.v1", shell.clone(), named).ok().unwrap();
+        assert_eq!(used.policy_request().resources, [sandbox("dev")]);
+        let listed = valid("sandbox.list.v1", json!({}), |_| {}).ok().unwrap();
+        assert_eq!(listed.policy_request().resources, []);
+        let wider: [fn(&mut Intent); 5] = [
+            |intent| intent.confinement.profile = Some(agentd_core::Profile::Permissive),
+            |intent| intent.confinement.network = Some(agentd_core::Network::Host),
+            |intent| intent.confinement.backend = Some("host-direct".to_owned()),
+            |intent| intent.confinement.limits.memory = Some(agentd_core::Bytes(1 << 40)),
+            |intent| intent.workspace = Some(RequestedWorkspace { path: "/".to_owned(), access: WorkspaceAccess::ReadWrite }),
+        ];
+        for change in wider {
+            let mut asked = intent("shell.exec.v1", shell.clone());
+            named(&mut asked);
+            change(&mut asked);
+            let refused = ValidIntent::new(asked, &registry).err().unwrap().1;
+            assert!(matches!(refused, Refusal::OfSandbox(_)) && refused.word() == "invalid-parameters", "{refused}");
+        }
+        let read = valid("sandbox.get.v1", json!({ "sandbox": "other" }), named).err().unwrap();
+        assert!(matches!(read, Refusal::NotInSandbox(_)), "{read}");
     }
 
     #[test]

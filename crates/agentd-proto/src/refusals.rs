@@ -9,7 +9,7 @@ pub const DOMAIN: &str = "agentd";
 pub const INTERNAL: &str = "internal";
 
 /// The codes of gRPC by reason. The reasons of intents that are refused are the words that receipts and the audit log contain.
-pub const CODES: [(&str, Code); 24] = [
+pub const CODES: [(&str, Code); 35] = [
     ("unknown-capability", Code::NotFound),
     ("outside-scope", Code::PermissionDenied),
     ("invalid-parameters", Code::InvalidArgument),
@@ -31,6 +31,17 @@ pub const CODES: [(&str, Code); 24] = [
     ("not-an-approver", Code::PermissionDenied),
     ("no-approval", Code::NotFound),
     ("approval-decided", Code::FailedPrecondition),
+    ("unknown-sandbox", Code::NotFound),
+    ("unknown-snapshot", Code::NotFound),
+    ("sandbox-exists", Code::AlreadyExists),
+    ("snapshot-exists", Code::AlreadyExists),
+    ("sandbox-lost", Code::Aborted),
+    ("too-many-sandboxes", Code::ResourceExhausted),
+    ("reserved-name", Code::InvalidArgument),
+    ("invalid-content", Code::InvalidArgument),
+    ("failed", Code::FailedPrecondition),
+    ("interrupted", Code::Aborted),
+    ("result-lost", Code::DataLoss),
     ("busy", Code::Unavailable),
     ("stopping", Code::Unavailable),
     (INTERNAL, Code::Internal),

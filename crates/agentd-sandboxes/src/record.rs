@@ -61,6 +61,10 @@ pub struct SandboxSettings {
     pub idle_ttl: Option<u64>,
     /// Maximum lifetime after creation, in seconds.
     pub total_ttl: Option<u64>,
+    /// The principal to whom the sandbox belongs; `None` in the records of versions 1 to 3, whose sandboxes belong to the user who
+    /// runs agentd.
+    #[serde(default)]
+    pub owner: Option<String>,
 }
 
 /// A saved state of a sandbox.
@@ -74,8 +78,8 @@ pub struct Snapshot {
     pub created: u64,
 }
 
-/// The version of the record format: 3. Version 1 had no identities of grants, and a sandbox with grants does not start without
-/// them. Versions 1 and 2 had no granted hosts. Otherwise all versions have the same meaning. The first change of a record
+/// The version of the record format: 4. Version 1 had no identities of grants, and a sandbox with grants does not start without
+/// them. Versions 1 and 2 had no granted hosts. Versions 1 to 3 had no owners. Otherwise all versions have the same meaning. The first change of a record
 /// upgrades the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
@@ -86,15 +90,15 @@ impl TryFrom<u32> for Version {
 
     fn try_from(version: u32) -> Result<Self, String> {
         match version {
-            1..=3 => Ok(Self),
-            other => Err(format!("record version {other}; this agentd supports only versions 1 to 3")),
+            1..=4 => Ok(Self),
+            other => Err(format!("record version {other}; this agentd supports only versions 1 to 4")),
         }
     }
 }
 
 impl From<Version> for u32 {
     fn from(_: Version) -> Self {
-        3
+        4
     }
 }
 

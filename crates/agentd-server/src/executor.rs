@@ -11,6 +11,8 @@ pub struct ExecutionCall {
     pub streams: CallStreams,
     /// The backend that the caller names.
     pub backend: Option<String>,
+    /// True if the caller is the user who runs the daemon, who sees the sandboxes of all principals.
+    pub is_operator: bool,
 }
 
 /// Executes admitted intents in sandboxes. The program that composes the backends implements it.

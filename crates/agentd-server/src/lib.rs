@@ -18,6 +18,7 @@ pub mod listen;
 pub mod mcp;
 mod request;
 mod running_intents;
+mod sandboxes;
 mod service;
 
 pub use call::{CallEvent, CallInput, CallStreams};

@@ -198,17 +198,11 @@ impl Service {
                 }
             }
         };
-        self.run(execution, streams, backend).await
+        self.run(execution, ExecutionCall { streams, backend, is_operator: caller.is_operator }).await
     }
 
-    async fn run(
-        &self,
-        execution: Execution<'_>,
-        mut streams: CallStreams,
-        backend: Option<String>,
-    ) -> Result<ServedIntent, ServiceError> {
-        streams.send(CallEvent::Begun { intent: execution.id().to_string() }).await;
-        let call = ExecutionCall { streams, backend };
+    async fn run(&self, execution: Execution<'_>, mut call: ExecutionCall) -> Result<ServedIntent, ServiceError> {
+        call.streams.send(CallEvent::Begun { intent: execution.id().to_string() }).await;
         let (ended, notices) = self.parts.executor.execute(execution, call).await?;
         Ok(ServedIntent { ended, notices })
     }

@@ -3,6 +3,7 @@
 use super::{
     bounds::{EgressText, SandboxBounds, WorkspaceAccess},
     command::{CommandTemplate, OutputForm},
+    sandbox::SandboxCapability,
 };
 use crate::schema::{Schema, SchemaError};
 use agentd_core::{Bytes, CpuQuota, Limits, Profile, duration};
@@ -73,6 +74,8 @@ pub enum Run {
     Command(Box<CommandTemplate>),
     /// As an operation of agentd's own program in the sandbox.
     Tool(&'static ToolCapability),
+    /// As an operation on named sandboxes.
+    Sandbox(&'static SandboxCapability),
 }
 
 /// The reason why a manifest is refused.
@@ -120,10 +123,10 @@ struct ManifestText {
     result: Option<toml::Table>,
 }
 
-/// The manifest of an operation of agentd's own program, in JSON.
+/// The manifest of an operation of agentd itself, in JSON.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ToolManifest {
+struct OwnManifest {
     name: String,
     description: String,
     annotations: Annotations,
@@ -233,10 +236,26 @@ impl TryFrom<&'static ToolCapability> for Capability {
 
     /// Returns the capability of an operation that agentd's own program carries out in the sandbox.
     fn try_from(tool: &'static ToolCapability) -> Result<Self, ManifestError> {
-        let manifest: ToolManifest = serde_json::from_str(tool.manifest)
-            .map_err(|error| ManifestError::Value { key: "manifest", problem: error.to_string() })?;
+        Self::of_own(tool.manifest, Run::Tool(tool))
+    }
+}
+
+impl TryFrom<&'static SandboxCapability> for Capability {
+    type Error = ManifestError;
+
+    /// Returns the capability of an operation on named sandboxes.
+    fn try_from(sandbox: &'static SandboxCapability) -> Result<Self, ManifestError> {
+        Self::of_own(sandbox.manifest, Run::Sandbox(sandbox))
+    }
+}
+
+impl Capability {
+    /// Returns the capability of a manifest in JSON.
+    fn of_own(text: &str, run: Run) -> Result<Self, ManifestError> {
+        let manifest: OwnManifest =
+            serde_json::from_str(text).map_err(|error| ManifestError::Value { key: "manifest", problem: error.to_string() })?;
         let (name, version) = manifest.name.rsplit_once(".v").unwrap_or_default();
-        let schema = |key, text| Schema::new(text).map_err(|source| ManifestError::Schema { key, source });
+        let schema = |key, value| Schema::new(value).map_err(|source| ManifestError::Schema { key, source });
         let usual = if manifest.annotations.read_only { WorkspaceAccess::ReadOnly } else { WorkspaceAccess::ReadWrite };
         let usual = SandboxText { workspace: usual, ..SandboxText::default() };
         let SandboxText { profile, workspace, egress } = manifest.sandbox.unwrap_or(usual);
@@ -246,10 +265,10 @@ impl TryFrom<&'static ToolCapability> for Capability {
             description: manifest.description,
             annotations: manifest.annotations,
             bounds: SandboxBounds { profile, limits: Limits::default(), network: egress.into(), workspace },
-            run: Run::Tool(tool),
+            run,
             parameters: schema("parameters", manifest.parameters)?,
             result: Some(schema("result", manifest.result)?),
-            digest: ContentDigest::of(tool.manifest.as_bytes()),
+            digest: ContentDigest::of(text.as_bytes()),
         })
     }
 }

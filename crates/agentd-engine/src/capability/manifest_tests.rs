@@ -102,7 +102,7 @@ fn terminals_streamed_input_and_sessions_come_from_parameters() {
     let registry = crate::capability::CapabilityRegistry::built_in().unwrap();
     let template = |name: &str| match &registry.find(name).unwrap().run {
         Run::Command(template) => template,
-        Run::Tool(_) => panic!("{name} is a command"),
+        Run::Tool(_) | Run::Sandbox(_) => panic!("{name} is a command"),
     };
     let fill = |parameters: Value| template("shell.exec.v1").fill(parameters.as_object().unwrap()).unwrap();
     let command = fill(serde_json::json!({ "command": "a", "pty": { "rows": 5 }, "stdin_stream": true }));

@@ -1,6 +1,9 @@
 //! All capabilities: those that agentd contains, and those of the operator's manifests.
 
-use super::manifest::{Capability, ManifestError};
+use super::{
+    manifest::{Capability, ManifestError},
+    sandbox::SANDBOX_CAPABILITIES,
+};
 use agentd_tool::capability::CAPABILITIES;
 use std::collections::BTreeMap;
 
@@ -60,6 +63,12 @@ impl CapabilityRegistry {
                 Capability::try_from(tool).map_err(|source| RegistryError::Manifest { file: file.clone(), source })?;
             registry.insert(file, capability)?;
         }
+        for sandbox in &SANDBOX_CAPABILITIES {
+            let file = "of named sandboxes".to_owned();
+            let capability =
+                Capability::try_from(sandbox).map_err(|source| RegistryError::Manifest { file: file.clone(), source })?;
+            registry.insert(file, capability)?;
+        }
         registry.with(BUILT_IN)
     }
 
@@ -117,7 +126,7 @@ mod tests {
         for (file, _) in BUILT_IN {
             assert!(registry.find(file.strip_suffix(".toml").unwrap()).is_ok(), "{file}");
         }
-        assert_eq!(registry.iter().count(), BUILT_IN.len() + CAPABILITIES.len());
+        assert_eq!(registry.iter().count(), BUILT_IN.len() + CAPABILITIES.len() + SANDBOX_CAPABILITIES.len());
         assert!(registry.find("shell.exec").unwrap_err().to_string().contains("agentd capability ls"));
     }
 

@@ -155,6 +155,7 @@ pub fn intent(command: &str, key: Option<&str>) -> Intent {
         confinement: RequestedConfinement::default(),
         secrets: Vec::new(),
         workspace: None,
+        sandbox: None,
         key: key.map(|key| key.parse().unwrap()),
         received: Timestamp::now(),
     }

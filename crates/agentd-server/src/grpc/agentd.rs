@@ -5,11 +5,12 @@ use super::{
     call::caller,
     catalog, execute,
     failure::{failure, invalid},
-    stream,
+    sandboxes, stream,
 };
 use crate::service::Service;
 use agentd_proto::v1;
 use agentd_state::IntentId;
+use serde_json::json;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 /// The implementation of `agentd.v1.Agentd`.
@@ -86,5 +87,84 @@ impl v1::agentd_server::Agentd for AgentdService {
         request: Request<v1::DecideApprovalRequest>,
     ) -> Result<Response<v1::DecideApprovalResponse>, Status> {
         approvals::decide(self.service.engine(), caller(&request)?, request.get_ref()).await.map(Response::new)
+    }
+
+    async fn create_sandbox(&self, request: Request<v1::CreateSandboxRequest>) -> Result<Response<v1::SandboxResponse>, Status> {
+        sandboxes::create(&self.service, request).await
+    }
+
+    async fn list_sandboxes(
+        &self,
+        request: Request<v1::ListSandboxesRequest>,
+    ) -> Result<Response<v1::ListSandboxesResponse>, Status> {
+        sandboxes::list(&self.service, request).await
+    }
+
+    async fn get_sandbox(&self, request: Request<v1::GetSandboxRequest>) -> Result<Response<v1::SandboxResponse>, Status> {
+        sandboxes::changed(&self.service, request, "get", |message| (json!({ "sandbox": message.sandbox }), None)).await
+    }
+
+    async fn suspend_sandbox(
+        &self,
+        request: Request<v1::SuspendSandboxRequest>,
+    ) -> Result<Response<v1::SandboxResponse>, Status> {
+        sandboxes::changed(&self.service, request, "suspend", |message| (json!({ "sandbox": message.sandbox }), None)).await
+    }
+
+    async fn resume_sandbox(&self, request: Request<v1::ResumeSandboxRequest>) -> Result<Response<v1::SandboxResponse>, Status> {
+        sandboxes::changed(&self.service, request, "resume", |message| (json!({ "sandbox": message.sandbox }), None)).await
+    }
+
+    async fn get_sandbox_capabilities(
+        &self,
+        request: Request<v1::GetSandboxCapabilitiesRequest>,
+    ) -> Result<Response<v1::GetSandboxCapabilitiesResponse>, Status> {
+        sandboxes::capabilities(&self.service, request).await
+    }
+
+    async fn snapshot_sandbox(
+        &self,
+        request: Request<v1::SnapshotSandboxRequest>,
+    ) -> Result<Response<v1::SandboxResponse>, Status> {
+        let parameters = |message: v1::SnapshotSandboxRequest| {
+            (json!({ "sandbox": message.sandbox, "snapshot": message.snapshot }), message.idempotency_key)
+        };
+        sandboxes::changed(&self.service, request, "snapshot", parameters).await
+    }
+
+    async fn restore_sandbox(
+        &self,
+        request: Request<v1::RestoreSandboxRequest>,
+    ) -> Result<Response<v1::SandboxResponse>, Status> {
+        let parameters =
+            |message: v1::RestoreSandboxRequest| (json!({ "sandbox": message.sandbox, "snapshot": message.snapshot }), None);
+        sandboxes::changed(&self.service, request, "restore", parameters).await
+    }
+
+    async fn fork_sandbox(&self, request: Request<v1::ForkSandboxRequest>) -> Result<Response<v1::SandboxResponse>, Status> {
+        let parameters = |message: v1::ForkSandboxRequest| {
+            let v1::ForkSandboxRequest { sandbox, snapshot, new_sandbox, idempotency_key } = message;
+            (json!({ "sandbox": sandbox, "snapshot": snapshot, "new": new_sandbox }), idempotency_key)
+        };
+        sandboxes::changed(&self.service, request, "fork", parameters).await
+    }
+
+    async fn diff_sandbox(&self, request: Request<v1::DiffSandboxRequest>) -> Result<Response<v1::DiffSandboxResponse>, Status> {
+        sandboxes::diff(&self.service, request).await
+    }
+
+    async fn terminate_sandbox(
+        &self,
+        request: Request<v1::TerminateSandboxRequest>,
+    ) -> Result<Response<v1::TerminateSandboxResponse>, Status> {
+        sandboxes::terminate(&self.service, request).await
+    }
+
+    async fn read_file(&self, request: Request<v1::ReadFileRequest>) -> Result<Response<v1::ReadFileResponse>, Status> {
+        sandboxes::read(&self.service, request).await
+    }
+
+    async fn write_file(&self, request: Request<v1::WriteFileRequest>) -> Result<Response<v1::WriteFileResponse>, Status> {
+        sandboxes::write(&self.service, request).await
     }
 }

@@ -6,7 +6,7 @@
 //!    passed.
 //! 4. `outcome` and `failure` turn the end into a message or an error with details.
 //!
-//! `catalog` and `approvals` answer the other calls.
+//! `sandboxes` translates operations on named sandboxes into intents. `catalog` and `approvals` answer the other calls.
 
 mod agentd;
 mod approvals;
@@ -17,6 +17,7 @@ mod failure;
 mod health;
 mod outcome;
 mod page;
+mod sandboxes;
 mod stream;
 mod translate;
 

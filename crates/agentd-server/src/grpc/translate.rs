@@ -19,8 +19,7 @@ const MAX_SIGNAL: i32 = 64;
 /// # Errors
 /// A status that names the field at fault.
 pub(super) fn request(message: v1::ExecuteRequest) -> Result<(ExecuteRequest, Option<IdempotencyKey>), Status> {
-    let key = message.idempotency_key.map(|key| key.parse()).transpose();
-    let key = key.map_err(|error| invalid("idempotency_key", format!("idempotency_key: {error}")))?;
+    let key = key(message.idempotency_key)?;
     let parameters = match message.parameters_json.as_str() {
         "" => Default::default(),
         text => parse_parameters(text.as_bytes()).map_err(|error| invalid("parameters_json", error.to_string()))?,
@@ -29,6 +28,7 @@ pub(super) fn request(message: v1::ExecuteRequest) -> Result<(ExecuteRequest, Op
         capability: message.capability,
         parameters,
         workspace: message.workspace.map(|v1::Workspace { path, read_only }| WorkspaceRequest { path, read_only }),
+        sandbox: message.sandbox,
         profile: profile(message.profile)?,
         limits: message.limits.map(limits).unwrap_or_default(),
         network: message.network.map(|v1::Network { allow }| NetworkRequest { allow }),
@@ -37,7 +37,20 @@ pub(super) fn request(message: v1::ExecuteRequest) -> Result<(ExecuteRequest, Op
     Ok((request, key))
 }
 
-fn profile(number: i32) -> Result<Option<Profile>, Status> {
+/// Returns an idempotency key.
+///
+/// # Errors
+/// A status that names the field.
+pub(super) fn key(text: Option<String>) -> Result<Option<IdempotencyKey>, Status> {
+    let key = text.map(|key| key.parse()).transpose();
+    key.map_err(|error| invalid("idempotency_key", format!("idempotency_key: {error}")))
+}
+
+/// Returns a profile.
+///
+/// # Errors
+/// A status that names the field.
+pub(super) fn profile(number: i32) -> Result<Option<Profile>, Status> {
     match v1::Profile::try_from(number) {
         Ok(v1::Profile::Unspecified) => Ok(None),
         Ok(v1::Profile::Strict) => Ok(Some(Profile::Strict)),
@@ -48,7 +61,8 @@ fn profile(number: i32) -> Result<Option<Profile>, Status> {
     }
 }
 
-fn limits(limits: v1::Limits) -> RequestedLimits {
+/// Returns limits.
+pub(super) fn limits(limits: v1::Limits) -> RequestedLimits {
     RequestedLimits {
         wall_ms: limits.wall_ms,
         cpu_time_ms: limits.cpu_time_ms,

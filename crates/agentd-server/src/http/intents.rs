@@ -61,8 +61,7 @@ pub(super) async fn execute(
     body: Body,
 ) -> Result<Response, Problem> {
     let key = key(&headers)?;
-    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let trace = IntentTrace::of_headers(text(TRACEPARENT), text(TRACESTATE));
+    let trace = trace(&headers);
     let request = body::received(&state, &headers, body).await?;
     let own = HeaderValue::from_str(&trace.own().to_string()).ok();
     let submission = Submission { caller, request, key, trace };
@@ -75,7 +74,7 @@ pub(super) async fn execute(
         let _gone = cancel.clone().drop_guard();
         let served = submit(&state, submission, CallStreams { events: None, input: None, cancel }).await?;
         if served.ended.object["status"] == "refused" {
-            return Err(Problem::of_refused(object(served)));
+            return Err(Problem::of_intent(object(served)));
         }
         Json(object(served)).into_response()
     };
@@ -129,7 +128,14 @@ pub(super) async fn cancel(
     Err(Problem::new("unknown-intent", "no such intent of the caller waits or is executed"))
 }
 
-fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+/// Returns the trace of a request.
+pub(super) fn trace(headers: &HeaderMap) -> IntentTrace {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    IntentTrace::of_headers(text(TRACEPARENT), text(TRACESTATE))
+}
+
+/// Returns the idempotency key of a request.
+pub(super) fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let invalid = |error: String| Problem::new(INVALID, format!("Idempotency-Key: {error}"));
     let mut keys = headers.get_all(KEY).iter();
     let Some(key) = keys.next() else { return Ok(None) };

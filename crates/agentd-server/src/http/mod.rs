@@ -1,8 +1,8 @@
 //! The interface by HTTP: REST under `/v1`, MCP under `/mcp`, gRPC, health and metrics (`docs/rest.md`).
 //!
 //! 1. `authenticate` puts the [`Caller`](crate::Caller) of each request into its extensions.
-//! 2. `intents` executes capabilities, and `events` streams what happens meanwhile. `capabilities` and `approvals` answer
-//!    questions.
+//! 2. `intents` executes capabilities, and `events` streams what happens meanwhile. `sandboxes` translates operations on named
+//!    sandboxes into intents. `capabilities` and `approvals` answer questions.
 //! 3. Every error is a `Problem`.
 //! 4. `openapi` describes all of it, derived from the types.
 
@@ -16,6 +16,7 @@ mod intents;
 mod openapi;
 mod operations;
 mod problem;
+mod sandboxes;
 mod state;
 
 pub use state::HttpParts;

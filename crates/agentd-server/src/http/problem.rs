@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use std::time::Duration;
 
 /// The statuses by code. The codes of intents that are refused are the words that receipts and the audit log contain.
-pub(super) const STATUSES: [(&str, StatusCode); 24] = [
+pub(super) const STATUSES: [(&str, StatusCode); 35] = [
     ("unknown-capability", StatusCode::NOT_FOUND),
     (OUTSIDE_SCOPE, StatusCode::FORBIDDEN),
     ("invalid-parameters", StatusCode::UNPROCESSABLE_ENTITY),
@@ -36,6 +36,17 @@ pub(super) const STATUSES: [(&str, StatusCode); 24] = [
     ("not-an-approver", StatusCode::FORBIDDEN),
     ("no-approval", StatusCode::NOT_FOUND),
     ("approval-decided", StatusCode::CONFLICT),
+    ("unknown-sandbox", StatusCode::NOT_FOUND),
+    ("unknown-snapshot", StatusCode::NOT_FOUND),
+    ("sandbox-exists", StatusCode::CONFLICT),
+    ("snapshot-exists", StatusCode::CONFLICT),
+    ("sandbox-lost", StatusCode::CONFLICT),
+    ("too-many-sandboxes", StatusCode::TOO_MANY_REQUESTS),
+    ("reserved-name", StatusCode::UNPROCESSABLE_ENTITY),
+    ("invalid-content", StatusCode::UNPROCESSABLE_ENTITY),
+    ("failed", StatusCode::CONFLICT),
+    ("interrupted", StatusCode::CONFLICT),
+    ("result-lost", StatusCode::CONFLICT),
     ("busy", StatusCode::SERVICE_UNAVAILABLE),
     ("stopping", StatusCode::SERVICE_UNAVAILABLE),
 ];
@@ -118,8 +129,8 @@ impl Problem {
         Self::new(INTERNAL, "the daemon failed to execute or to record the request — ask the operator for the daemon's log")
     }
 
-    /// Returns the problem for the object of a refused intent.
-    pub fn of_refused(object: Map<String, Value>) -> Self {
+    /// Returns the problem for the object of an intent that was refused, or whose operation failed.
+    pub fn of_intent(object: Map<String, Value>) -> Self {
         let error = object.get("error").cloned().unwrap_or_default();
         let text = |name: &str| error[name].as_str().unwrap_or("refused").to_owned();
         let code = text("code");
@@ -196,7 +207,7 @@ mod tests {
     async fn refusal_becomes_a_problem_with_its_members() {
         let error = json!({ "code": "quota-exceeded", "message": "quota: wait", "retry_after_ms": 1500 });
         let object = json!({ "intent": "1", "error": error });
-        let response = Problem::of_refused(object.as_object().unwrap().clone()).into_response();
+        let response = Problem::of_intent(object.as_object().unwrap().clone()).into_response();
         assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(response.headers()["retry-after"], "2");
         assert_eq!(response.headers()["content-type"], "application/problem+json");

@@ -7,6 +7,8 @@ use serde_json::{Map, Value};
 
 /// The argument with the workspace.
 pub(super) const WORKSPACE: &str = "_workspace";
+/// The argument with the named sandbox.
+pub(super) const SANDBOX: &str = "_sandbox";
 /// The argument with the granted hosts.
 pub(super) const NETWORK: &str = "_network";
 
@@ -19,6 +21,9 @@ pub(super) enum InvalidArguments {
     /// The hosts are not a list of strings.
     #[error("{NETWORK}: not a list of strings — write network grants, such as [\"pypi.org\"], or leave the argument out")]
     Network,
+    /// The sandbox is not a string.
+    #[error("{SANDBOX}: not a string — write the name of a sandbox from sandbox_list_v1, or leave the argument out")]
+    Sandbox,
     /// The workspace is fixed.
     #[error("{WORKSPACE}: the workspace of this server is fixed — leave the argument out")]
     Fixed,
@@ -34,7 +39,7 @@ pub(super) fn request(
     let properties = capability.parameters.text().get("properties");
     let is_own = |name: &str| properties.is_some_and(|properties| properties.get(name).is_some());
     let mut take = |name: &str| if is_own(name) { None } else { arguments.remove(name) };
-    let (named, hosts) = (take(WORKSPACE), take(NETWORK));
+    let (named, hosts, sandbox) = (take(WORKSPACE), take(NETWORK), take(SANDBOX));
     let directory = match (workspace, named) {
         (McpWorkspace::Fixed(_), Some(_)) => return Err(InvalidArguments::Fixed),
         (McpWorkspace::Fixed(path), None) => path.clone(),
@@ -42,7 +47,14 @@ pub(super) fn request(
         (McpWorkspace::Argument, Some(Value::String(path))) => Some(path),
         (McpWorkspace::Argument, Some(_)) => return Err(InvalidArguments::Workspace),
     };
-    let shows_workspace = capability.bounds.workspace > WorkspaceAccess::None;
+    let sandbox = match sandbox {
+        None => None,
+        Some(Value::String(name)) => Some(name),
+        Some(_) => return Err(InvalidArguments::Sandbox),
+    };
+    // A named sandbox has a workspace of its own. One that the caller itself names beside the sandbox is refused.
+    let is_implied = sandbox.is_some() && matches!(workspace, McpWorkspace::Fixed(_));
+    let shows_workspace = !is_implied && capability.bounds.workspace > WorkspaceAccess::None;
     let network = match hosts {
         None => None,
         Some(hosts) => {
@@ -55,6 +67,7 @@ pub(super) fn request(
         parameters: arguments,
         workspace: directory.filter(|_| shows_workspace).map(|path| WorkspaceRequest { path, read_only: false }),
         network,
+        sandbox,
         ..ExecuteRequest::default()
     })
 }
@@ -92,6 +105,16 @@ mod tests {
     }
 
     #[test]
+    fn command_in_named_sandbox_has_no_fixed_workspace() {
+        let arguments = json!({ "command": "ls", "_sandbox": "dev" });
+        let fixed = McpWorkspace::Fixed(Some("/srv/ci".to_owned()));
+        let request = of("shell.exec.v1", arguments, &fixed).unwrap();
+        assert_eq!((request.sandbox.as_deref(), request.workspace), (Some("dev"), None));
+        let both = json!({ "command": "ls", "_sandbox": "dev", "_workspace": "/" });
+        assert!(of("shell.exec.v1", both, &McpWorkspace::Argument).unwrap().workspace.is_some(), "the engine refuses it");
+    }
+
+    #[test]
     fn capability_without_workspace_gets_none() {
         let fixed = McpWorkspace::Fixed(Some("/srv/ci".to_owned()));
         assert_eq!(of("http.fetch.v1", json!({ "url": "https://a.example" }), &fixed).unwrap().workspace, None);
@@ -101,6 +124,7 @@ mod tests {
     fn reserved_arguments_of_the_wrong_type_are_refused() {
         for (arguments, expected) in [
             (json!({ "_workspace": 1 }), InvalidArguments::Workspace),
+            (json!({ "_sandbox": 1 }), InvalidArguments::Sandbox),
             (json!({ "_network": "a.example" }), InvalidArguments::Network),
             (json!({ "_network": [1] }), InvalidArguments::Network),
         ] {

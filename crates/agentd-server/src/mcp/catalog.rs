@@ -1,11 +1,11 @@
 //! The tools: one for each capability, and those that read kept outputs and continue calls that wait.
 
 use super::{
-    arguments::{NETWORK, WORKSPACE},
+    arguments::{NETWORK, SANDBOX, WORKSPACE},
     own_tools::{self, OwnTool},
     schemas,
 };
-use agentd_engine::{Capability, CapabilityRegistry, WorkspaceAccess};
+use agentd_engine::{Capability, CapabilityRegistry, Run, WorkspaceAccess};
 use rmcp::model::{Tool, ToolAnnotations};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,6 +92,12 @@ fn tool(name: String, capability: &Capability, workspace: &McpWorkspace) -> Tool
                            default. Policies decide.";
         let items = json!({ "type": "string", "maxLength": 2048 });
         reserved.push((NETWORK, json!({ "type": "array", "description": description, "items": items, "maxItems": 64 })));
+    }
+    if matches!(capability.run, Run::Command(_)) {
+        let description = "The name of a sandbox (`sandbox_create_v1`, `sandbox_list_v1`) in which the command runs, with the \
+                           sandbox's own workspace, hosts and limits. Without it, the command runs in a new sandbox, which is \
+                           removed afterwards.";
+        reserved.push((SANDBOX, json!({ "type": "string", "description": description, "maxLength": 64 })));
     }
     let input = schemas::input(capability, &reserved);
     let annotations = &capability.annotations;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 const MAX_NOTICES: usize = 20;
 
 /// What a model should do about a refusal or a failure, by its code.
-const ADVICE: [(&str, &str); 15] = [
+const ADVICE: [(&str, &str); 20] = [
     (
         "denied",
         "A policy of this machine forbids this. Do not try to reach the same in another way. Tell the user, who can change the policy: `agentd policy explain` states what would have to change.",
@@ -31,6 +31,14 @@ const ADVICE: [(&str, &str); 15] = [
     ("output-limit", "The command was killed because it wrote too much. Redirect its output to a file, or filter it."),
     ("process-limit", "The command reached the limit of processes. Start fewer at a time."),
     ("interrupted", "It is unknown how much was executed. Look at the state before you repeat the call."),
+    ("unknown-sandbox", "List the sandboxes with `sandbox_list_v1`, or create one with `sandbox_create_v1`."),
+    ("sandbox-exists", "Use this sandbox, or choose another name."),
+    ("too-many-sandboxes", "Terminate a sandbox that is not needed any more with `sandbox_terminate_v1`."),
+    ("unknown-snapshot", "`sandbox_get_v1` lists the snapshots."),
+    (
+        "sandbox-lost",
+        "The processes of the sandbox were lost, and its files were kept. Look at the files, and call the tool again.",
+    ),
     ("cancelled", "The call was cancelled. Its processes were killed; files that it had changed remain changed."),
 ];
 

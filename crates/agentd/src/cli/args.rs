@@ -7,9 +7,9 @@ mod daemon;
 mod gondolin;
 #[cfg(feature = "images")]
 mod image;
-mod limits;
 #[cfg(feature = "policy")]
 mod key;
+mod limits;
 #[cfg(feature = "policy")]
 mod mcp;
 mod net;

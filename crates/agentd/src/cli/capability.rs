@@ -62,7 +62,7 @@ fn described(capability: &Capability) -> Value {
     object["manifest_sha256"] = json!(capability.digest);
     object["runs"] = json!(match capability.run {
         Run::Command(_) => "command",
-        Run::Tool(_) => "built-in",
+        Run::Tool(_) | Run::Sandbox(_) => "built-in",
     });
     object["sandbox"] = json!({
         "profile": bounds.profile,

@@ -16,9 +16,9 @@ use super::{
     stream, writer,
 };
 use agentd_core::{IsolationError, Root, Writable, escape};
-use agentd_daemon::{Activity, Client, Status};
+use agentd_daemon::{Activity, Client, DaemonError, Status};
 use agentd_log::LogFailure as _;
-use agentd_sandboxes::{ChangeKind, Disk, Name, Record, SandboxSettings, SandboxStore};
+use agentd_sandboxes::{Change, ChangeKind, Disk, Name, Record, SandboxSettings, SandboxStore};
 use std::{
     fs::File,
     io::{self, Write},
@@ -96,17 +96,23 @@ async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
     let about = SandboxSettings {
         spec,
         image: image.map(|image| image.reference.to_string()),
-        env: in_text(asked.env)?,
+        env: text_of_environment(asked.env)?,
         cwd: image.map_or(asked.home, |image| image.config.working_dir.clone()),
         idle_ttl: args.idle_ttl.map(|ttl| ttl.as_secs().max(1)),
         total_ttl: args.ttl.map(|ttl| ttl.as_secs().max(1)),
+        owner: Some(own_principal()),
     };
     warn_of_weaknesses(&client.create(&args.name, about, selected.proven.is_some()).await?);
     Ok(())
 }
 
+/// Returns the principal of the user who runs agentd, to whom the sandboxes of the command line belong.
+pub(crate) fn own_principal() -> String {
+    format!("user:uid:{}", rustix::process::geteuid().as_raw())
+}
+
 /// Converts variables to text, as stored in a record.
-fn in_text(env: environment::Environment) -> Result<Vec<(String, String)>, Failure> {
+pub(crate) fn text_of_environment(env: environment::Environment) -> Result<Vec<(String, String)>, Failure> {
     let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| match (name.to_str(), value.to_str()) {
         (Some(name), Some(value)) => Ok((name.to_owned(), value.to_owned())),
         _ => {
@@ -226,6 +232,7 @@ fn describe(record: &Record, disk: Option<Disk>, status: &[Status], whole: bool)
         "idle_ttl_s": record.about.idle_ttl,
         "ttl_s": record.about.total_ttl,
         "parent": record.parent,
+        "owner": record.about.owner.clone().unwrap_or_else(own_principal),
         "disk": disk.map(|disk| serde_json::json!({ "bytes": disk.size, "used_bytes": disk.used })),
         "snapshots": record.snapshots.iter().map(|(name, snapshot)| serde_json::json!({
             "name": name, "made": snapshot.created, "layers": snapshot.layers.len(),
@@ -306,14 +313,8 @@ async fn copy_file(client: &Client, from: &str, to: &str) -> Result<(), Failure>
 
 async fn diff(client: &Client, state: &SandboxStore, name: &Name, since: Option<&Name>) -> Result<(), Failure> {
     let record = state.record(name)?;
-    let image = match &record.about.spec.root {
-        Root::Layers(layers) => layers.as_slice(),
-        Root::Host => &[],
-    };
-    let created = Name::created();
-    let created = record.snapshots.contains_key(&created).then_some(&created);
     let mut out = io::BufWriter::new(io::stdout().lock());
-    for change in client.diff(name, since.or(created), image).await? {
+    for change in changes(client, &record, since).await? {
         let kind = match change.kind {
             ChangeKind::Added => "A /",
             ChangeKind::Changed => "C /",
@@ -323,6 +324,17 @@ async fn diff(client: &Client, state: &SandboxStore, name: &Name, since: Option<
     }
     out.flush()?;
     Ok(())
+}
+
+/// Returns the changes of a sandbox since a snapshot, or since its creation.
+pub(crate) async fn changes(client: &Client, record: &Record, since: Option<&Name>) -> Result<Vec<Change>, DaemonError> {
+    let image = match &record.about.spec.root {
+        Root::Layers(layers) => layers.as_slice(),
+        Root::Host => &[],
+    };
+    let created = Name::created();
+    let created = record.snapshots.contains_key(&created).then_some(&created);
+    client.diff(&record.name, since.or(created), image).await
 }
 
 async fn check(client: &Client) -> Result<u8, Failure> {

@@ -79,6 +79,7 @@ fn intent() -> Intent {
         confinement: RequestedConfinement::default(),
         secrets: Vec::new(),
         workspace: None,
+        sandbox: None,
         key: None,
         received: Timestamp::now(),
     }

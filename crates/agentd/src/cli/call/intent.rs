@@ -32,6 +32,7 @@ pub(super) fn of(args: &CallArgs) -> Result<Intent, Failure> {
         confinement: confinement(args)?,
         secrets: args.less.secret.iter().map(|option| secrets::target(option)).collect::<Result<_, _>>()?,
         workspace: workspace(args)?,
+        sandbox: None,
         key: args.key.clone(),
         received,
     })

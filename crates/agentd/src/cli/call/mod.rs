@@ -112,6 +112,7 @@ async fn execute_here(execution: Execution<'_>, args: &CallArgs) -> Result<Calle
         caller: LiveCaller::CommandLine { json: args.json },
         input: None,
         stops: StopSource::Signals,
+        is_operator: true,
     };
     let ExecutedIntent { ended, was_live, notices, stopped } = execute(execution, options).await?;
     notices.iter().for_each(|line| writer::message(format_args!("{line}")));

@@ -1,7 +1,9 @@
-//! Executes admitted intents: in a new sandbox, or in an interpreter session. `agentd call` and the daemon share this code.
+//! Executes admitted intents: in a new sandbox, in a named one, or in an interpreter session. `agentd call` and the daemon share this code.
 
 mod advice;
+mod command;
 mod live;
+mod named;
 mod sandbox;
 mod session;
 
@@ -25,6 +27,8 @@ pub(super) struct ExecutionOptions<'a> {
     pub input: Option<mpsc::Receiver<CallInput>>,
     /// Where requests to stop come from.
     pub stops: StopSource,
+    /// True if the caller is the user who runs agentd, who sees the sandboxes of all principals.
+    pub is_operator: bool,
 }
 
 /// An intent that was executed.
@@ -70,6 +74,14 @@ pub(super) async fn execute(execution: Execution<'_>, options: ExecutionOptions<
         Operation::Cell(cell) => {
             let cell = cell.clone();
             session::execute(execution, cell, &options.caller, &mut stops).await
+        }
+        Operation::Sandbox(call) => {
+            let call = call.clone();
+            named::execute(execution, call, options.is_operator).await
+        }
+        Operation::Command(line) if let Some(name) = execution.valid().intent.sandbox.clone() => {
+            let line = line.clone();
+            named::execute_command(execution, (&name, &line), options, &mut stops).await
         }
         Operation::Command(_) | Operation::Tool(_) => sandbox::execute(execution, options, &mut stops).await,
     };

@@ -4,29 +4,23 @@ use super::{
     super::{
         args::{NetworkArg, RunArgs},
         begin::{self, Before, Begun, RunInput},
-        caller_input::CallerInput,
         failure::{self, Failure},
         host_approvals::HostApprovals,
         network::{FlowReader, NetworkSummary},
-        protection,
-        receipt::OutputDigests,
-        run,
+        protection, run,
         secrets::{self, ReadSecrets},
         stops::Stops,
-        stream::{self, CommandInput},
-        temporary, terminal,
-        writer::{self, Output},
+        temporary,
     },
-    ExecutedIntent, ExecutionOptions, advice, end_cancelled,
+    ExecutedIntent, ExecutionOptions, advice,
+    command::{self, CommandCaller},
+    end_cancelled,
 };
 use crate::isolation::backends_with;
-use agentd_core::{
-    Access, Command, ControlStatus, EndReason, IsolationError, Network, Outcome, PtySize, Sandbox, SandboxSpec, StdinSource,
-};
-use agentd_engine::{CommandLine, EngineError, Executed, Execution, Operation, RunResult, Terms, ValidIntent, WorkspaceAccess};
+use agentd_core::{Access, Command, ControlStatus, EndReason, IsolationError, Network, Sandbox, SandboxSpec};
+use agentd_engine::{EngineError, Executed, Execution, Operation, RunResult, Terms, ValidIntent, WorkspaceAccess};
 use agentd_log::measure::{CountedFact, Stage};
 use agentd_records::receipt::RecordedEgress;
-use agentd_server::CallInput;
 use agentd_tool::{
     call::{CallError, CallOptions},
     capability::CapabilityCall,
@@ -35,17 +29,9 @@ use agentd_tool::{
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError},
     time::Duration,
 };
-use tokio::sync::mpsc;
 use tracing::{Instrument as _, Span};
-
-/// The number of bytes of each stream that a result has.
-const CAPTURE: u64 = 256 << 10;
-
-/// The size of a terminal whose caller states none, and has none.
-const TERMINAL: PtySize = PtySize { rows: 24, cols: 80 };
 
 /// Executes an intent in a new sandbox, and records its end. A request of `earlier` before the start ends the intent.
 ///
@@ -82,16 +68,16 @@ pub(super) async fn execute(
     };
     compared.command_begins();
     let was_live = options.caller.is_live(execution.valid());
-    let live = options.caller.output(execution.valid());
+    let caller = CommandCaller::new(options, execution.valid());
     let exec = Stage::Exec.span();
     exec.record("backend", selected.backend.name());
     let ran = async {
         match &execution.valid().operation {
             Operation::Command(line) => {
-                let terminal = if options.caller.is_here() { terminal::size() } else { TERMINAL };
-                command_in(&sandbox, (line, command), &args, (live, options.input, terminal), &mut stops).await
+                caller.set_streams(line, &mut command);
+                command::run(sandbox.exec_streaming(command), line, &args.command, caller, &mut stops).await
             }
-            Operation::Cell(_) => RunResult::Tool(Err(not_here())),
+            Operation::Cell(_) | Operation::Sandbox(_) => RunResult::Tool(Err(not_here())),
             Operation::Tool(call) => RunResult::Tool(tool_in(&*sandbox, call, command, &mut stops).await),
         }
     };
@@ -266,7 +252,8 @@ pub(super) fn run_args(execution: &Execution<'_>, backend: Option<&str>) -> Resu
         if let Some(cwd) = &line.cwd {
             args.command.cwd = Some(match place {
                 Some(place) => place.join(cwd),
-                None if Path::new(cwd).is_absolute() => cwd.into(),
+                // In a named sandbox, the path is relative to the directory in which its commands start.
+                None if Path::new(cwd).is_absolute() || valid.intent.sandbox.is_some() => cwd.into(),
                 None => return Err(format!("cwd: {cwd:?} is relative, and there is no workspace — use an absolute path").into()),
             });
         }
@@ -317,46 +304,6 @@ fn unenforced(
         return Some(format!("control {}: missing", missing.control));
     }
     execution.terms().unmet(spec, command, backend)
-}
-
-/// Runs a command. Its output goes to `live` while it is written, if there is one. A request to stop ends the command.
-async fn command_in(
-    sandbox: &Arc<dyn Sandbox>,
-    (line, mut command): (&CommandLine, Command),
-    args: &RunArgs,
-    (live, input, own): (Option<Output>, Option<mpsc::Receiver<CallInput>>, PtySize),
-    stops: &mut Stops,
-) -> RunResult {
-    let is_empty = line.stdin.is_empty() && !line.stream_stdin;
-    command.stdin = if is_empty { StdinSource::Null } else { StdinSource::Stream };
-    command.pty =
-        line.pty.map(|requested| PtySize { rows: requested.rows.unwrap_or(own.rows), cols: requested.cols.unwrap_or(own.cols) });
-    let is_raw = live.is_some() && input.is_none() && line.pty.is_some() && line.stream_stdin;
-    let input = match input {
-        Some(input) => {
-            CommandInput::OfCaller(CallerInput { receiver: input, first: line.stdin.clone(), is_streamed: line.stream_stdin })
-        }
-        None if line.stream_stdin => CommandInput::OfAgentd,
-        None => CommandInput::Bytes(line.stdin.clone()),
-    };
-    let digests = OutputDigests::default();
-    let ran = async {
-        let handle = sandbox.exec_streaming(command).await?;
-        let (output, kept) = match live {
-            Some(live) => writer::keep_copy(CAPTURE, live),
-            None => writer::keep(CAPTURE),
-        };
-        let raw = if is_raw { terminal::RawMode::enter() } else { None };
-        let (outcome, _) = stream::serve(handle, &args.command, input, stops, digests.observe(output)).await?;
-        drop(raw);
-        let [stdout, stderr] = std::mem::replace(
-            &mut *kept.lock().unwrap_or_else(PoisonError::into_inner),
-            [0; 2].map(agentd_isolation::HeadTail::new),
-        );
-        Ok::<_, IsolationError>(Outcome { stdout: stdout.finish(), stderr: stderr.finish(), ..outcome })
-    };
-    let ran = ran.await;
-    RunResult::Command(ran, digests.finish())
 }
 
 /// Carries out an operation of agentd's own program. A signal ends the wait, and the sandbox is then destroyed.

@@ -4,8 +4,9 @@
 
 use super::{
     super::{
-        super::{data, failure::Failure, request, sandbox as named_sandbox, selection::Selected},
-        sandbox::{run_args, workspace_of},
+        super::{data, failure::Failure, sandbox as named_sandbox, selection::Selected},
+        named::{BACKEND, settings::settings},
+        sandbox::workspace_of,
     },
     name::{Owner, random_handle},
 };
@@ -23,9 +24,6 @@ use std::{
     os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
-
-/// The backend of named sandboxes.
-const BACKEND: &str = "container";
 
 /// The most sessions of a principal.
 const MAX_SESSIONS: usize = 8;
@@ -206,32 +204,15 @@ impl NamedSession<'_> {
 
     /// Returns the settings of a new session, and the command of its interpreter.
     fn requested(&self) -> Result<(SandboxSettings, Command), NotOpened> {
-        let args = run_args(self.execution, None)?;
-        let workspace = workspace_of(self.execution.valid());
-        let backend = request::BackendDescription::new(&*self.selected.backend);
-        let requested = request::sandbox(&args.boundary, workspace.map(|(path, _)| path), &backend, None)?;
-        let writable = requested.spec.grants.iter().filter(|grant| grant.access == Access::ReadWrite);
-        let expected = workspace.filter(|(_, access)| *access == Access::ReadWrite).map(|(path, _)| path);
-        if !writable.map(|grant| grant.path.as_path()).eq(expected) {
-            return Err("session: the sandbox has other writable directories than were decided — report this".into());
-        }
-        if let Some(excess) = self.execution.terms().exceeded_by(&requested.spec, BACKEND) {
-            return Err(format!("session: the sandbox is not the one that was decided: {excess} — report this").into());
-        }
-        let cwd = workspace.map_or(requested.home, |(path, _)| path.to_path_buf());
+        let mut settings = settings(self.execution, &self.selected)?;
+        settings.idle_ttl = Some(IDLE);
+        settings.total_ttl = Some(TOTAL);
+        let env = std::mem::take(&mut settings.env);
         let command = Command {
             argv: self.language.command().into_iter().map(Into::into).collect(),
-            env: requested.env.into_iter().collect(),
-            cwd: Some(cwd.clone()),
+            env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            cwd: Some(settings.cwd.clone()),
             ..Command::default()
-        };
-        let settings = SandboxSettings {
-            spec: requested.spec,
-            image: None,
-            env: Vec::new(),
-            cwd,
-            idle_ttl: Some(IDLE),
-            total_ttl: Some(TOTAL),
         };
         Ok((settings, command))
     }
