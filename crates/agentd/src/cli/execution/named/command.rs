@@ -13,10 +13,9 @@ use super::{
 };
 use agentd_core::ExecHandle;
 use agentd_daemon::DaemonError;
-use agentd_engine::{CommandLine, Executed, Execution, RunResult};
+use agentd_engine::{CommandLine, EngineError, Executed, Execution, RunResult};
 use agentd_records::ContentDigest;
 use agentd_sandboxes::Record;
-use agentd_server::EngineError;
 use std::future::ready;
 
 /// Runs a command, and records its end. A request to stop ends the command.
@@ -101,5 +100,5 @@ async fn finish(
 ) -> Result<ExecutedIntent, EngineError> {
     let evidence = own.selected.proven.as_ref().map_or(&[][..], |proven| proven.evidence.as_slice());
     let executed = Executed { backend: BACKEND, controls, evidence, egress: None, ran };
-    Ok(ExecutedIntent { ended: execution.finish(executed).await?, was_live, notices })
+    Ok(ExecutedIntent { ended: execution.finish(executed).await?, was_live, notices, stopped: None })
 }

@@ -18,9 +18,8 @@ use super::{
 };
 use agentd_core::ControlReport;
 use agentd_daemon::{Client, DaemonError};
-use agentd_engine::{Executed, Execution, RunResult, SandboxCall, SandboxFailure};
+use agentd_engine::{EngineError, Executed, Execution, RunResult, SandboxCall, SandboxFailure};
 use agentd_sandboxes::{ChangeKind, Name, Record, SandboxStore};
-use agentd_server::EngineError;
 use serde_json::{Value, json};
 
 /// The number of sandboxes of a list, unless the caller states another.
@@ -79,7 +78,7 @@ pub(in super::super) async fn execute(
     };
     let evidence = own.selected.proven.as_ref().map_or(&[][..], |proven| proven.evidence.as_slice());
     let executed = Executed { backend: BACKEND, controls: &controls, evidence, egress: None, ran: RunResult::Sandbox(ran) };
-    Ok(ExecutedIntent { ended: execution.finish(executed).await?, was_live: false, notices })
+    Ok(ExecutedIntent { ended: execution.finish(executed).await?, was_live: false, notices, stopped: None })
 }
 
 impl OwnSandboxes {
