@@ -22,8 +22,8 @@ const USE_INTERVAL: u64 = 60 * 1_000_000;
 /// The most keys and tokens that are remembered as valid. When there are more, all are forgotten.
 const MAX_REMEMBERED: usize = 4096;
 
-/// The store of the keys, opened twice. A read of the engine's own store would wait for the disk with the transactions of intents,
-/// and reads that strangers cause would delay these transactions.
+/// The store of the keys, opened twice. A read of the engine's own store would wait for the disk with the transactions of
+/// intents, and reads that strangers cause would delay these transactions.
 #[derive(Debug)]
 pub struct KeyStores {
     /// Finds keys. Nothing else uses it.
