@@ -23,6 +23,6 @@ mod service;
 
 pub use call::{CallEvent, CallInput, CallStreams};
 pub use caller::Caller;
-pub use executor::{ExecuteError, ExecutionCall, Executor};
+pub use executor::{ExecuteError, ExecutionCall, Executor, SandboxReach};
 pub use request::{ExecuteRequest, InvalidRequest, NetworkRequest, RequestedLimits, WorkspaceRequest};
 pub use service::{ServedIntent, Service, ServiceError, ServiceParts};

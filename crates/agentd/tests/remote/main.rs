@@ -6,6 +6,7 @@ mod certificates;
 mod floods;
 mod keys;
 mod place;
+mod sandboxes;
 mod secrecy;
 mod tenants;
 mod tls;
