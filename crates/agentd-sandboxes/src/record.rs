@@ -61,8 +61,8 @@ pub struct SandboxSettings {
     pub idle_ttl: Option<u64>,
     /// Maximum lifetime after creation, in seconds.
     pub total_ttl: Option<u64>,
-    /// The principal to whom the sandbox belongs; `None` in the records of versions 1 to 3, whose sandboxes belong to the user who
-    /// runs agentd.
+    /// The principal whose intent created the sandbox; `None` for a sandbox of the command line, which belongs to the user who runs
+    /// agentd.
     #[serde(default)]
     pub owner: Option<String>,
 }

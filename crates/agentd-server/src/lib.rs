@@ -23,6 +23,6 @@ mod service;
 
 pub use call::{CallEvent, CallInput, CallStreams};
 pub use caller::{Caller, CallerScope};
-pub use executor::{ExecutionCall, Executor};
+pub use executor::{ExecutionCall, Executor, SandboxReach};
 pub use request::{ExecuteRequest, InvalidRequest, NetworkRequest, RequestedLimits, WorkspaceRequest};
 pub use service::{ServedIntent, Service, ServiceError, ServiceParts};

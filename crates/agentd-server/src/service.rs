@@ -3,7 +3,7 @@
 use crate::{
     call::{CallEvent, CallStreams},
     caller::Caller,
-    executor::{ExecutionCall, Executor},
+    executor::{ExecutionCall, Executor, SandboxReach},
     request::{ExecuteRequest, InvalidRequest},
     running_intents::RunningIntents,
 };
@@ -198,7 +198,11 @@ impl Service {
                 }
             }
         };
-        self.run(execution, ExecutionCall { streams, backend, is_operator: caller.is_operator }).await
+        let reach = match caller.is_operator {
+            true => SandboxReach::All,
+            false => SandboxReach::Listed([&[self.parts.workspaces.clone()][..], &caller.scope.workspaces].concat()),
+        };
+        self.run(execution, ExecutionCall { streams, backend, reach }).await
     }
 
     async fn run(&self, execution: Execution<'_>, mut call: ExecutionCall) -> Result<ServedIntent, ServiceError> {

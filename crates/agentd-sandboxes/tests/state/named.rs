@@ -22,6 +22,7 @@ fn about() -> SandboxSettings {
         cwd: "/work".into(),
         idle_ttl: Some(60),
         total_ttl: None,
+        owner: None,
     }
 }
 

@@ -16,7 +16,7 @@ const MAX_NAME: usize = 128;
 /// The directory of the host that sandboxes show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum McpWorkspace {
-    /// Every call has this directory, or none. Calls cannot name another one.
+    /// Every call has this directory, or none. Calls cannot name another one. The configuration of the service must list it.
     Fixed(Option<String>),
     /// Each call names its directory in the argument `_workspace`. The configuration of the daemon must list the directory, also
     /// for the user who runs the daemon, because a model writes the argument.

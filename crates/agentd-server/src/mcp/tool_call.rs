@@ -1,9 +1,7 @@
 //! Calls of the tools of capabilities.
 
 use super::{
-    approval, arguments,
-    catalog::McpWorkspace,
-    reply,
+    approval, arguments, reply,
     running::{CallState, RunningCall},
     slots::MAX_CALLS,
     state::{McpState, ToolRequest, new_handle},
@@ -65,11 +63,8 @@ impl McpState {
             );
             refused("too-many-calls", &message)
         })?;
-        // A model writes the arguments, so they name no directory that only the user of the daemon may name.
-        let caller = match workspace {
-            McpWorkspace::Fixed(_) => request.caller.clone(),
-            McpWorkspace::Argument => Caller { is_operator: false, ..request.caller.clone() },
-        };
+        // A model writes the arguments, so they name no directory or sandbox that only the user of the daemon may name.
+        let caller = Caller { is_operator: false, ..request.caller.clone() };
         let parent = parent(request.context);
         Ok(RunningCall::begin(service, &caller, execute, slot, (parent.as_ref(), live)))
     }

@@ -100,7 +100,7 @@ async fn create(client: &Client, args: CreateArgs) -> Result<(), Failure> {
         cwd: image.map_or(asked.home, |image| image.config.working_dir.clone()),
         idle_ttl: args.idle_ttl.map(|ttl| ttl.as_secs().max(1)),
         total_ttl: args.ttl.map(|ttl| ttl.as_secs().max(1)),
-        owner: Some(own_principal()),
+        owner: None,
     };
     warn_of_weaknesses(&client.create(&args.name, about, selected.proven.is_some()).await?);
     Ok(())

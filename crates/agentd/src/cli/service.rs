@@ -16,14 +16,14 @@ struct OwnBackends;
 #[async_trait::async_trait]
 impl Executor for OwnBackends {
     async fn execute(&self, execution: Execution<'_>, call: ExecutionCall) -> Result<(EndedIntent, Vec<String>), EngineError> {
-        let ExecutionCall { streams: CallStreams { events, input, cancel }, backend, is_operator } = call;
+        let ExecutionCall { streams: CallStreams { events, input, cancel }, backend, reach } = call;
         let options = ExecutionOptions {
             backend: backend.as_deref().filter(|name| !["auto", ""].contains(name)),
             secrets: &[],
             caller: LiveCaller::Remote(events),
             input,
             stops: StopSource::Caller(cancel),
-            is_operator,
+            reach,
         };
         let ExecutedIntent { ended, notices, .. } = execute(execution, options).await?;
         Ok((ended, notices))

@@ -8,6 +8,7 @@ mod keys;
 mod mcp;
 mod place;
 mod restricted;
+mod sandboxes;
 mod secrecy;
 mod tenants;
 mod tls;

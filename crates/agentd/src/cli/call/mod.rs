@@ -20,6 +20,7 @@ use super::{
 use agentd_core::{Captured, EndReason, Outcome, Usage, escape};
 use agentd_engine::{CapabilityRegistry, EndedIntent, Execution, HeldIntent, Operation, Submitted, WorkspaceAccess};
 use agentd_log::measure::Stage;
+use agentd_server::SandboxReach;
 use agentd_telemetry::{IntentTrace, record_end};
 use serde_json::Value;
 use std::{io::Write as _, path::Path};
@@ -112,7 +113,7 @@ async fn execute_here(execution: Execution<'_>, args: &CallArgs) -> Result<Calle
         caller: LiveCaller::CommandLine { json: args.json },
         input: None,
         stops: StopSource::Signals,
-        is_operator: true,
+        reach: SandboxReach::All,
     };
     let ExecutedIntent { ended, was_live, notices, stopped } = execute(execution, options).await?;
     notices.iter().for_each(|line| writer::message(format_args!("{line}")));

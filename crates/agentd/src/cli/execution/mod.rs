@@ -11,7 +11,7 @@ pub(super) use live::LiveCaller;
 
 use super::stops::{StopSource, Stops};
 use agentd_engine::{EndedIntent, EngineError, Execution, Operation};
-use agentd_server::CallInput;
+use agentd_server::{CallInput, SandboxReach};
 use std::ffi::OsString;
 use tokio::sync::mpsc;
 
@@ -27,8 +27,8 @@ pub(super) struct ExecutionOptions<'a> {
     pub input: Option<mpsc::Receiver<CallInput>>,
     /// Where requests to stop come from.
     pub stops: StopSource,
-    /// True if the caller is the user who runs agentd, who sees the sandboxes of all principals.
-    pub is_operator: bool,
+    /// The named sandboxes that the caller may use.
+    pub reach: SandboxReach,
 }
 
 /// An intent that was executed.
@@ -77,7 +77,7 @@ pub(super) async fn execute(execution: Execution<'_>, options: ExecutionOptions<
         }
         Operation::Sandbox(call) => {
             let call = call.clone();
-            named::execute(execution, call, options.is_operator).await
+            named::execute(execution, call, options.reach).await
         }
         Operation::Command(line) if let Some(name) = execution.valid().intent.sandbox.clone() => {
             let line = line.clone();

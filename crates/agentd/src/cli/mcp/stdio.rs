@@ -10,12 +10,15 @@ use agentd_server::{
     Caller,
     mcp::{McpWorkspace, serve_stdio},
 };
-use std::{path::Path, pin::pin};
+use std::{
+    path::{Path, PathBuf},
+    pin::pin,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Serves the program that started agentd, until it closes standard input or a signal stops agentd. Returns the exit code.
 pub(super) async fn serve(workspace: Option<&Path>) -> Result<u8, Failure> {
-    let workspace = McpWorkspace::Fixed(directory(workspace)?);
+    let workspace = directory(workspace)?;
     // The parent process is one of this user, who owns the engine.
     let caller = Caller {
         principal: local_user::principal()?,
@@ -24,10 +27,10 @@ pub(super) async fn serve(workspace: Option<&Path>) -> Result<u8, Failure> {
         is_operator: true,
         scope: Default::default(),
     };
-    let service = service(Vec::new()).await?;
+    let service = service(workspace.iter().map(PathBuf::from).collect()).await?;
     let mut stops = Stops::new()?;
     let stop = CancellationToken::new();
-    let mut served = pin!(serve_stdio(service, caller, workspace, stop.clone()));
+    let mut served = pin!(serve_stdio(service, caller, McpWorkspace::Fixed(workspace), stop.clone()));
     tokio::select! {
         served = &mut served => served?,
         signal = stops.next() => {

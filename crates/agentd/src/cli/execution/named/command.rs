@@ -28,7 +28,7 @@ pub(in super::super) async fn execute(
     options: ExecutionOptions<'_>,
     stops: &mut Stops,
 ) -> Result<ExecutedIntent, EngineError> {
-    let own = match OwnSandboxes::open(&execution).await {
+    let own = match OwnSandboxes::open(&execution, options.reach.clone()).await {
         Ok(own) => own,
         Err(failure) => return Ok(ExecutedIntent::not_begun(execution.fail(&message(&*failure)).await?)),
     };

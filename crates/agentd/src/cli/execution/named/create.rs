@@ -70,8 +70,8 @@ impl OwnSandboxes {
             }
         }
         let records = self.store.list().map_err(|error| failed(self.owner.text(&error.to_string())))?;
-        let own = records.iter().flatten().filter_map(|record| self.owner.shown(record));
-        if own.filter(|name| !name.starts_with("session-")).count() >= MAX_SANDBOXES {
+        let is_counted = |record: &&Record| self.owner.belongs(record) && !record.name.as_str().starts_with("session-");
+        if records.iter().flatten().filter(is_counted).count() >= MAX_SANDBOXES {
             let message = format!("create sandbox {name}: the caller has {MAX_SANDBOXES} sandboxes, the maximum — terminate one");
             return Err(SandboxFailure { code: "too-many-sandboxes", message });
         }

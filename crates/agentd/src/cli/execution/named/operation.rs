@@ -20,6 +20,7 @@ use agentd_core::ControlReport;
 use agentd_daemon::{Client, DaemonError};
 use agentd_engine::{EngineError, Executed, Execution, RunResult, SandboxCall, SandboxFailure};
 use agentd_sandboxes::{ChangeKind, Name, Record, SandboxStore};
+use agentd_server::SandboxReach;
 use serde_json::{Value, json};
 
 /// The number of sandboxes of a list, unless the caller states another.
@@ -58,9 +59,9 @@ pub(super) struct OwnSandboxes {
 pub(in super::super) async fn execute(
     execution: Execution<'_>,
     call: SandboxCall,
-    is_operator: bool,
+    reach: SandboxReach,
 ) -> Result<ExecutedIntent, EngineError> {
-    let own = OwnSandboxes::open(&execution).await.map_err(|failure| message(&*failure));
+    let own = OwnSandboxes::open(&execution, reach).await.map_err(|failure| message(&*failure));
     let own = match own {
         Ok(own) => own,
         Err(message) => return Ok(ExecutedIntent::not_begun(execution.fail(&message).await?)),
@@ -71,7 +72,7 @@ pub(in super::super) async fn execute(
     {
         return Ok(ExecutedIntent::not_begun(execution.refuse_sandbox(excess).await?));
     }
-    let done = own.carry_out(&execution, call, is_operator).await;
+    let done = own.carry_out(&execution, call).await;
     let (ran, controls, notices) = match done {
         Ok(Done { value, controls, notices }) => (Ok(value), controls, notices),
         Err(failure) => (Err(failure), Vec::new(), Vec::new()),
@@ -86,7 +87,7 @@ impl OwnSandboxes {
     ///
     /// # Errors
     /// The policies exclude the backend of named sandboxes, or the backend does not work on this host.
-    pub async fn open(execution: &Execution<'_>) -> Result<Self, Failure> {
+    pub async fn open(execution: &Execution<'_>, reach: SandboxReach) -> Result<Self, Failure> {
         if !execution.terms().effective.backends.contains(BACKEND) {
             let text = "sandbox: only the backend container keeps sandboxes, and the request or the policies exclude it — permit \
                         the backend container";
@@ -95,10 +96,10 @@ impl OwnSandboxes {
         let store = SandboxStore::open(&data::sandboxes()?)?;
         let client = command_line::client()?;
         let selected = command_line::proven(&client).await?;
-        Ok(Self { store, client, owner: Owner::of(execution.valid().intent.principal.id()), selected })
+        Ok(Self { store, client, owner: Owner::of(execution.valid().intent.principal.id(), reach), selected })
     }
 
-    async fn carry_out(&self, execution: &Execution<'_>, call: SandboxCall, is_operator: bool) -> Result<Done, SandboxFailure> {
+    async fn carry_out(&self, execution: &Execution<'_>, call: SandboxCall) -> Result<Done, SandboxFailure> {
         let client = &self.client;
         let find = |name: &str| self.owner.find(&self.store, name);
         let done = match call {
@@ -107,7 +108,7 @@ impl OwnSandboxes {
                 return create::create(self, execution, &sandbox, lifetimes).await;
             }
             SandboxCall::List { limit, after } => {
-                return Ok(self.list(limit.unwrap_or(LISTED), &after.unwrap_or_default(), is_operator).await?.into());
+                return Ok(self.list(limit.unwrap_or(LISTED), &after.unwrap_or_default()).await?.into());
             }
             SandboxCall::Get { sandbox } => return Ok(self.described(&sandbox).await?.into()),
             SandboxCall::Inspect { sandbox } => return Ok(self.inspected(&sandbox)?.into()),
@@ -166,11 +167,11 @@ impl OwnSandboxes {
     }
 
     /// Lists the sandboxes of the principal, or of all principals for the user who runs the daemon. A damaged one is left out.
-    async fn list(&self, limit: usize, after: &str, is_operator: bool) -> Result<Value, SandboxFailure> {
+    async fn list(&self, limit: usize, after: &str) -> Result<Value, SandboxFailure> {
         let status = self.client.status().await.map_err(|error| self.failed(&error))?;
         let records = self.store.list().map_err(|error| failed(self.owner.text(&error.to_string())))?;
         let named = records.iter().flatten().filter_map(|record| {
-            let name = self.owner.shown(record).or(is_operator.then_some(record.name.as_str()))?;
+            let name = self.owner.listed(record)?;
             Some((name, record))
         });
         let mut named: Vec<_> = named.filter(|(name, _)| *name > after).collect();
