@@ -2,7 +2,6 @@
 
 use super::{
     approval, arguments,
-    catalog::McpWorkspace,
     reply,
     running::{CallState, RunningCall},
     slots::MAX_CALLS,
