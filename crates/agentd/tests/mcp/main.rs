@@ -9,4 +9,5 @@ mod eras;
 mod hostile;
 mod install;
 mod outputs;
+mod sandboxes;
 mod tools;

@@ -29,6 +29,21 @@ CALLS = [
     ("fs_watch_v1", {"path": ".", "time_ms": 10}),
     ("http_fetch_v1", {"url": "http://127.0.0.1:1/"}),
     ("git_clone_v1", {"url": "https://127.0.0.1:1/r.git", "to": "r"}),
+    ("sandbox_create_v1", {"sandbox": "dev"}),
+    ("sandbox_write_v1", {"sandbox": "dev", "path": "/tmp/note", "text": "one"}),
+    ("sandbox_read_v1", {"sandbox": "dev", "path": "/tmp/note"}),
+    ("shell_exec_v1", {"command": "cat /tmp/note", "_sandbox": "dev"}),
+    ("sandbox_snapshot_v1", {"sandbox": "dev", "snapshot": "one"}),
+    ("sandbox_diff_v1", {"sandbox": "dev"}),
+    ("sandbox_fork_v1", {"sandbox": "dev", "new": "copy"}),
+    ("sandbox_suspend_v1", {"sandbox": "dev"}),
+    ("sandbox_resume_v1", {"sandbox": "dev"}),
+    ("sandbox_restore_v1", {"sandbox": "dev", "snapshot": "one"}),
+    ("sandbox_get_v1", {"sandbox": "dev"}),
+    ("sandbox_inspect_v1", {"sandbox": "dev"}),
+    ("sandbox_list_v1", {}),
+    ("sandbox_terminate_v1", {"sandbox": "dev"}),
+    ("sandbox_terminate_v1", {"sandbox": "copy"}),
     ("shell_exec_v1", {"command": "seq 1 100000"}),
     ("fs_remove_v1", {"path": "moved.txt"}),
     ("call_wait", {"handle": "none"}),
@@ -52,7 +67,7 @@ async def main(mode, server, workspace):
         calls = []
         for name, arguments in CALLS:
             tool = next(tool for tool in tools if tool.name == name)
-            if workspace and "_workspace" in tool.input_schema["properties"]:
+            if workspace and "_workspace" in tool.input_schema["properties"] and "_sandbox" not in arguments:
                 arguments = arguments | {"_workspace": workspace}
             result = await client.call_tool(name, arguments, progress_callback=on_progress)
             calls.append([name, bool(result.is_error), result.structured_content])

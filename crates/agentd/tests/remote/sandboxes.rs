@@ -236,6 +236,7 @@ fn termination_ends_a_running_command() {
     let (body, status) = remote.rest(&key, "DELETE", "/dev", None);
     assert_eq!(status, "200", "{body}");
     let ended: Value = events.filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok()).last().unwrap();
+    running.wait().unwrap();
     assert_ne!(ended["exit_code"], 0, "{ended}");
     assert_eq!(ended["status"], "finished", "{ended}");
     assert_eq!(remote.names(&key), [""; 0]);
