@@ -128,6 +128,28 @@ def streams(daemon):
     equal((kinds[0], kinds[-1]), ("begun", "ended"))
 
 
+def keeps_sandboxes(daemon):
+    name = {"sandbox": "dev"}
+    equal(daemon.call("CreateSandbox", **name).sandbox.sandbox, "dev")
+    capabilities = daemon.call("GetSandboxCapabilities", **name)
+    assert capabilities.proven and all(capabilities.claims.values()), capabilities
+    daemon.call("SnapshotSandbox", snapshot="empty", **name)
+    daemon.call("WriteFile", path="/tmp/a", content=b"\x00one", **name)
+    equal(daemon.call("ReadFile", path="/tmp/a", offset=1, **name).content, b"one")
+    changes = daemon.call("DiffSandbox", since="empty", **name)
+    daemon.call("ForkSandbox", new_sandbox="copy", **name)
+    daemon.call("SuspendSandbox", **name)
+    daemon.call("ResumeSandbox", **name)
+    daemon.call("RestoreSandbox", snapshot="empty", **name)
+    assert changes.total >= 1
+    equal(daemon.error("ReadFile", path="/tmp/a", **name)[0], grpc.StatusCode.NOT_FOUND)
+    equal(daemon.call("GetSandbox", **name).sandbox.sandbox, "dev")
+    equal([found.sandbox for found in daemon.call("ListSandboxes").sandboxes], ["copy", "dev"])
+    for sandbox in ("copy", "dev"):
+        daemon.call("TerminateSandbox", sandbox=sandbox)
+    equal(daemon.error("GetSandbox", **name)[0], grpc.StatusCode.NOT_FOUND)
+
+
 def answers_the_other_calls(daemon):
     unknown = "0" * 32
     equal(daemon.error("Cancel", intent=unknown)[0], grpc.StatusCode.NOT_FOUND)
@@ -140,7 +162,7 @@ def main():
     # By default, the authority of a Unix socket is its path, which is no authority of HTTP/2 (RFC 9113, section 8.3.1).
     with grpc.insecure_channel(sys.argv[1], options=[("grpc.default_authority", "localhost")]) as channel:
         daemon = Daemon(channel)
-        for check in (describes_itself, lists_capabilities, executes, streams, answers_the_other_calls):
+        for check in (describes_itself, lists_capabilities, executes, streams, keeps_sandboxes, answers_the_other_calls):
             check(daemon)
             print(check.__name__)
         equal(daemon.called, set(daemon.methods))

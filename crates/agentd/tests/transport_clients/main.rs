@@ -44,6 +44,8 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        // The daemon of named sandboxes, if a client has created one.
+        let _ = self.place.command(&agentd(), &["daemon", "stop"]).env("AGENTD_DATA_DIR", self.place.path("data")).output();
     }
 }
 
@@ -53,7 +55,7 @@ fn grpcio_calls_every_method_by_reflection() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transport_clients/grpc_client.py");
     let target = format!("unix:{}", daemon.socket().display());
     let printed = daemon.place.good(&python(), &[script.to_str().unwrap(), &target]);
-    assert_eq!(printed.lines().count(), 5, "{printed}");
+    assert_eq!(printed.lines().count(), 6, "{printed}");
 }
 
 #[test]
