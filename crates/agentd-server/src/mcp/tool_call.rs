@@ -1,8 +1,7 @@
 //! Calls of the tools of capabilities.
 
 use super::{
-    approval, arguments,
-    reply,
+    approval, arguments, reply,
     running::{CallState, RunningCall},
     slots::MAX_CALLS,
     state::{McpState, ToolRequest, new_handle},

@@ -12,9 +12,9 @@ use super::{
         stops::Stops,
         temporary,
     },
-    ExecutedIntent, ExecutionOptions,
     command::{self, CommandCaller},
-    end_cancelled,
+    executed::{ExecutedIntent, end_cancelled},
+    options::ExecutionOptions,
 };
 use crate::isolation::backends_with;
 use agentd_core::{Access, Command, ControlStatus, EndReason, Network, Sandbox, SandboxSpec};

@@ -7,7 +7,8 @@ mod streams;
 
 use super::{
     super::{failure::message, protection, stops::Stops},
-    ExecutedIntent, LiveCaller, end_cancelled,
+    executed::{ExecutedIntent, end_cancelled},
+    live::LiveCaller,
 };
 use agentd_engine::{EndedIntent, EngineError, Executed, Execution, Ran, RanCell, SessionCall};
 use agentd_log::LogFailure as _;
