@@ -50,8 +50,7 @@ pub(crate) fn open(folder: &StateFolder, retention: Retention) -> Result<Opened,
     connection.execute_batch(SETTINGS)?;
     let counter = CommitCounter::open(folder)?;
     let empty = schema::examine(&connection, folder)? == schema::SchemaFound::Nothing;
-    let found = if empty { 0 } else { commits(&connection)? };
-    counter.compare(folder, found)?;
+    counter.compare(folder, || if empty { Ok(0) } else { commits(&connection) })?;
     let mode: String = connection.query_one("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
         return Err(StateError::NoWal { path: folder.database(), mode });

@@ -36,12 +36,15 @@ impl CommitCounter {
         Ok(Self { file: options.open(&path).during("open", &path)?, path })
     }
 
-    /// Compares the file with the number of transactions in the database.
+    /// Compares the file with the number of transactions in the database, which `found` reads after the file: another process
+    /// may commit meanwhile, and writes the file after its commit.
     ///
     /// # Errors
-    /// [`StateError::Lost`] if the database has fewer transactions, and [`StateError::Damaged`] if the file is malformed.
-    pub fn compare(&self, folder: &StateFolder, found: u64) -> Result<(), StateError> {
-        match self.read()?.checked_sub(found) {
+    /// [`StateError::Lost`] if the database has fewer transactions, [`StateError::Damaged`] if the file is malformed, and those of
+    /// `found`.
+    pub fn compare(&self, folder: &StateFolder, found: impl FnOnce() -> Result<u64, StateError>) -> Result<(), StateError> {
+        let acknowledged = self.read()?;
+        match acknowledged.checked_sub(found()?) {
             None | Some(0) => Ok(()),
             Some(missing) => Err(StateError::Lost { path: folder.database(), missing, counter: self.path.clone() }),
         }

@@ -22,7 +22,7 @@ fn about() -> SandboxSettings {
         cwd: "/work".into(),
         idle_ttl: Some(60),
         total_ttl: None,
-        owner: None,
+        owner: Some("service:ci".to_owned()),
     }
 }
 
@@ -89,7 +89,7 @@ fn damaged_records_are_listed_with_valid_ones_and_can_be_removed() {
     let good = fs::read_to_string(path("good")).unwrap();
     fs::write(path("bad"), good.replace("good", "bad").replace("\"top\": \"", "\"top\": \"../")).unwrap();
     fs::write(path("empty"), "").unwrap();
-    fs::write(path("later"), good.replace("good", "later").replace("\"version\": 3", "\"version\": 4")).unwrap();
+    fs::write(path("later"), good.replace("good", "later").replace("\"version\": 4", "\"version\": 5")).unwrap();
     fs::remove_file(path("lost")).unwrap();
     fs::write(path("moved"), &good).unwrap();
     fs::write(path("more"), good.replace("good", "more").replacen('{', "{\"more\": 1,", 1)).unwrap();

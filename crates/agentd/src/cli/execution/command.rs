@@ -10,7 +10,7 @@ use super::{
         terminal,
         writer::{self, Output},
     },
-    ExecutionOptions,
+    options::ExecutionOptions,
 };
 use agentd_core::{Command, ExecHandle, IsolationError, Outcome, PtySize, StdinSource};
 use agentd_engine::{CommandLine, RunResult, ValidIntent};

@@ -2,57 +2,19 @@
 
 mod advice;
 mod command;
+mod executed;
 mod live;
 mod named;
+mod options;
 mod sandbox;
 mod session;
 
+pub(super) use executed::ExecutedIntent;
 pub(super) use live::LiveCaller;
+pub(super) use options::ExecutionOptions;
 
-use super::stops::{StopSource, Stops};
-use agentd_engine::{EndedIntent, EngineError, Execution, Operation};
-use agentd_server::{CallInput, SandboxReach};
-use std::ffi::OsString;
-use tokio::sync::mpsc;
-
-/// How an intent is executed, in addition to its terms.
-pub(super) struct ExecutionOptions<'a> {
-    /// The backend that the caller names.
-    pub backend: Option<&'a str>,
-    /// The options `--secret`. Their destinations are a part of the terms.
-    pub secrets: &'a [OsString],
-    /// The caller, who may read the output while it is written.
-    pub caller: LiveCaller,
-    /// The input of a caller of the daemon.
-    pub input: Option<mpsc::Receiver<CallInput>>,
-    /// Where requests to stop come from.
-    pub stops: StopSource,
-    /// The named sandboxes that the caller may use.
-    pub reach: SandboxReach,
-}
-
-/// An intent that was executed.
-pub(super) struct ExecutedIntent {
-    /// Its end.
-    pub ended: EndedIntent,
-    /// True if the caller got the output while it was written.
-    pub was_live: bool,
-    /// Lines about refused destinations and changed protected paths.
-    pub notices: Vec<String>,
-    /// The first request to stop that arrived.
-    pub stopped: Option<i32>,
-}
-
-impl ExecutedIntent {
-    fn not_begun(ended: EndedIntent) -> Self {
-        Self { ended, was_live: false, notices: Vec::new(), stopped: None }
-    }
-}
-
-/// Records the end of an intent that was stopped before its command started.
-async fn end_cancelled(execution: Execution<'_>) -> Result<EndedIntent, EngineError> {
-    execution.fail_with("cancelled", "the intent was cancelled before its command started").await
-}
+use super::stops::Stops;
+use agentd_engine::{EngineError, Execution, Operation};
 
 /// Executes an intent, and records its end. A request to stop ends the intent.
 ///

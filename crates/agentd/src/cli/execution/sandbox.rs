@@ -12,9 +12,10 @@ use super::{
         stops::Stops,
         temporary,
     },
-    ExecutedIntent, ExecutionOptions, advice,
+    advice,
     command::{self, CommandCaller},
-    end_cancelled,
+    executed::{ExecutedIntent, end_cancelled},
+    options::ExecutionOptions,
 };
 use crate::isolation::backends_with;
 use agentd_core::{Access, Command, ControlStatus, EndReason, IsolationError, Network, Sandbox, SandboxSpec};

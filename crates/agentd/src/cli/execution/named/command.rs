@@ -2,18 +2,24 @@
 
 use super::{
     super::{
-        super::{failure::message, protection, request, stops::Stops},
-        ExecutedIntent, ExecutionOptions,
+        super::{
+            args::RunArgs,
+            failure::{Failure, message},
+            protection, request,
+            stops::Stops,
+        },
         command::{CommandCaller, run},
-        end_cancelled,
+        executed::{ExecutedIntent, end_cancelled},
+        options::ExecutionOptions,
         sandbox::run_args,
     },
-    BACKEND, forbidden,
-    operation::OwnSandboxes,
+    own_sandboxes::{OwnSandboxes, forbidden},
+    settings::BACKEND,
 };
-use agentd_core::ExecHandle;
+use agentd_core::{Command, ControlReport, ExecHandle};
 use agentd_daemon::DaemonError;
 use agentd_engine::{CommandLine, EngineError, Executed, Execution, RunResult};
+use agentd_isolation::layered::LayeredError;
 use agentd_records::ContentDigest;
 use agentd_sandboxes::Record;
 use std::future::ready;
@@ -58,7 +64,7 @@ pub(in super::super) async fn execute(
     };
     let started = match started {
         Ok(started) => started,
-        Err(DaemonError::Layered(agentd_isolation::layered::LayeredError::Isolation(error))) => {
+        Err(DaemonError::Layered(LayeredError::Isolation(error))) => {
             // The sandbox runs, and the program does not exist or cannot be executed.
             let ran = RunResult::Command(Err(error), [ContentDigest::of(b""), ContentDigest::of(b"")]);
             return finish(execution, &own, (ran, &[]), (false, Vec::new())).await;
@@ -78,10 +84,7 @@ pub(in super::super) async fn execute(
 }
 
 /// Returns the arguments of a command in a sandbox, and the command.
-fn prepared(
-    execution: &Execution<'_>,
-    record: &Record,
-) -> Result<(super::super::super::args::RunArgs, agentd_core::Command), super::super::super::failure::Failure> {
+fn prepared(execution: &Execution<'_>, record: &Record) -> Result<(RunArgs, Command), Failure> {
     let mut args = run_args(execution, Some(BACKEND))?;
     let is_streamed = std::mem::replace(&mut args.command.interactive, false);
     let env = record.about.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
@@ -95,7 +98,7 @@ fn prepared(
 async fn finish(
     execution: Execution<'_>,
     own: &OwnSandboxes,
-    (ran, controls): (RunResult, &[agentd_core::ControlReport]),
+    (ran, controls): (RunResult, &[ControlReport]),
     (was_live, notices): (bool, Vec<String>),
 ) -> Result<ExecutedIntent, EngineError> {
     let evidence = own.selected.proven.as_ref().map_or(&[][..], |proven| proven.evidence.as_slice());

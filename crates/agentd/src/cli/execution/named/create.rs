@@ -2,8 +2,8 @@
 
 use super::{
     super::super::{data, failure::message, selection::Selected},
-    failed,
-    operation::{Done, OwnSandboxes},
+    failure::failed,
+    own_sandboxes::{Done, OwnSandboxes},
     settings::settings,
 };
 use agentd_core::ControlStatus;

@@ -1,16 +1,15 @@
 //! The state of a named sandbox as JSON.
 
-use super::{super::super::sandbox::state, BACKEND, owned::Owner};
-use agentd_core::{Access, Grant, Limits, Network};
+use super::{
+    super::super::sandbox::{own_principal, state},
+    owned::{Owner, workspace},
+    settings::BACKEND,
+};
+use agentd_core::{Access, Limits, Network};
 use agentd_daemon::Status;
 use agentd_sandboxes::Record;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
-
-/// Returns the grant for the directory of the host in which the commands of a sandbox start.
-pub(super) fn workspace(record: &Record) -> Option<&Grant> {
-    record.about.spec.grants.iter().find(|grant| grant.path == record.about.cwd)
-}
 
 /// Describes a sandbox for its owner or, under its stored name, for the user who runs the daemon.
 pub(super) fn describe(record: &Record, status: &[Status], owner: &Owner) -> Value {
@@ -26,7 +25,7 @@ pub(super) fn describe(record: &Record, status: &[Status], owner: &Owner) -> Val
     let snapshots = record.snapshots.iter().map(|(name, snapshot)| json!({ "snapshot": name, "created": snapshot.created }));
     json!({
         "sandbox": owner.shown(record).unwrap_or(record.name.as_str()),
-        "owner": about.owner.clone().unwrap_or_else(super::super::super::sandbox::own_principal),
+        "owner": about.owner.clone().unwrap_or_else(own_principal),
         "state": now,
         "commands": commands,
         "created": record.created,

@@ -1,6 +1,6 @@
 //! Reads and writes files in named sandboxes.
 
-use super::failed;
+use super::failure::failed;
 use agentd_daemon::Client;
 use agentd_engine::SandboxFailure;
 use agentd_sandboxes::Name;

@@ -2,24 +2,18 @@
 
 use super::{
     super::{
-        super::{
-            data,
-            failure::{Failure, message},
-            protection, sandbox as command_line,
-            selection::Selected,
-        },
-        ExecutedIntent,
+        super::{failure::message, protection, sandbox as command_line},
+        executed::ExecutedIntent,
     },
-    BACKEND,
     create::{self, Lifetimes},
     describe::describe,
-    failed, files, forbidden,
-    owned::Owner,
+    failure::failed,
+    files,
+    own_sandboxes::{Done, OwnSandboxes, forbidden},
+    settings::BACKEND,
 };
-use agentd_core::ControlReport;
-use agentd_daemon::{Client, DaemonError};
 use agentd_engine::{EngineError, Executed, Execution, RunResult, SandboxCall, SandboxFailure};
-use agentd_sandboxes::{ChangeKind, Name, Record, SandboxStore};
+use agentd_sandboxes::{ChangeKind, Name, Record};
 use agentd_server::SandboxReach;
 use serde_json::{Value, json};
 
@@ -28,28 +22,6 @@ const LISTED: usize = 50;
 
 /// The number of changes of a list, unless the caller states another.
 const CHANGES: usize = 1000;
-
-/// An operation that was carried out.
-#[derive(Default)]
-pub(super) struct Done {
-    pub value: Value,
-    pub controls: Vec<ControlReport>,
-    pub notices: Vec<String>,
-}
-
-impl From<Value> for Done {
-    fn from(value: Value) -> Self {
-        Self { value, ..Self::default() }
-    }
-}
-
-/// The sandboxes that the principal of an intent may use.
-pub(super) struct OwnSandboxes {
-    pub store: SandboxStore,
-    pub client: Client,
-    pub owner: Owner,
-    pub selected: Selected,
-}
 
 /// Carries out an operation, and records its end. It is not interrupted: a request that the daemon has received is carried out
 /// anyway.
@@ -83,22 +55,6 @@ pub(in super::super) async fn execute(
 }
 
 impl OwnSandboxes {
-    /// Opens the sandboxes of the principal of an intent.
-    ///
-    /// # Errors
-    /// The policies exclude the backend of named sandboxes, or the backend does not work on this host.
-    pub async fn open(execution: &Execution<'_>, reach: SandboxReach) -> Result<Self, Failure> {
-        if !execution.terms().effective.backends.contains(BACKEND) {
-            let text = "sandbox: only the backend container keeps sandboxes, and the request or the policies exclude it — permit \
-                        the backend container";
-            return Err(text.into());
-        }
-        let store = SandboxStore::open(&data::sandboxes()?)?;
-        let client = command_line::client()?;
-        let selected = command_line::proven(&client).await?;
-        Ok(Self { store, client, owner: Owner::of(execution.valid().intent.principal.id(), reach), selected })
-    }
-
     async fn carry_out(&self, execution: &Execution<'_>, call: SandboxCall) -> Result<Done, SandboxFailure> {
         let client = &self.client;
         let find = |name: &str| self.owner.find(&self.store, name);
@@ -151,19 +107,6 @@ impl OwnSandboxes {
         let (done, sandbox) = done;
         done.map_err(|error| self.failed(&error))?;
         Ok(self.described(&sandbox).await?.into())
-    }
-
-    /// Returns the failure of a request to the daemon. It names sandboxes as their principal does.
-    pub fn failed(&self, error: &DaemonError) -> SandboxFailure {
-        let code = if matches!(error, DaemonError::ProcessesLost { .. }) { "sandbox-lost" } else { "failed" };
-        SandboxFailure { code, message: self.owner.text(&error.to_string()) }
-    }
-
-    /// Describes a sandbox.
-    pub async fn described(&self, name: &str) -> Result<Value, SandboxFailure> {
-        let record = self.owner.find(&self.store, name)?;
-        let status = self.client.status().await.map_err(|error| self.failed(&error))?;
-        Ok(describe(&record, &status, &self.owner))
     }
 
     /// Lists the sandboxes of the principal, or of all principals for the user who runs the daemon. A damaged one is left out.

@@ -2,8 +2,8 @@
 //! names. Those of another principal are stored under `of-OWNER-NAME`, where the owner is derived from the principal. So the names
 //! of two principals never collide, and a name of one principal never leads to a sandbox of another.
 
-use super::{super::super::sandbox::own_principal, describe::workspace, failed};
-use agentd_core::Access;
+use super::{super::super::sandbox::own_principal, failure::failed};
+use agentd_core::{Access, Grant};
 use agentd_engine::SandboxFailure;
 use agentd_records::ContentDigest;
 use agentd_sandboxes::{Name, Record, SandboxStore, StoreError};
@@ -99,10 +99,15 @@ impl Owner {
     }
 }
 
+/// Returns the grant for the directory of the host in which the commands of a sandbox start.
+pub(super) fn workspace(record: &Record) -> Option<&Grant> {
+    record.about.spec.grants.iter().find(|grant| grant.path == record.about.cwd)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentd_core::{Grant, SandboxSpec};
+    use agentd_core::SandboxSpec;
     use agentd_sandboxes::SandboxSettings;
 
     #[test]

@@ -1,15 +1,15 @@
 //! The settings of a new sandbox under the terms of an intent.
 
-use super::{
-    super::{
-        super::{failure::Failure, request, sandbox::text_of_environment, selection::Selected},
-        sandbox::{run_args, workspace_of},
-    },
-    BACKEND,
+use super::super::{
+    super::{failure::Failure, request, sandbox::text_of_environment, selection::Selected},
+    sandbox::{run_args, workspace_of},
 };
 use agentd_core::Access;
 use agentd_engine::Execution;
 use agentd_sandboxes::SandboxSettings;
+
+/// The backend of named sandboxes.
+pub(in super::super) const BACKEND: &str = "container";
 
 /// Returns the settings of a new sandbox that belongs to the principal of an intent. Its commands start in the workspace, or in
 /// the home directory.

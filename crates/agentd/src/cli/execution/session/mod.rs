@@ -7,7 +7,9 @@ mod streams;
 
 use super::{
     super::{failure::message, host_approvals, protection, stops::Stops},
-    ExecutedIntent, LiveCaller, advice, end_cancelled,
+    advice,
+    executed::{ExecutedIntent, end_cancelled},
+    live::LiveCaller,
 };
 use agentd_engine::{CellResult, EndedIntent, EngineError, Executed, Execution, RunResult, SessionCall};
 use agentd_log::LogFailure as _;

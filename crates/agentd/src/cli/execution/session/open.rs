@@ -5,7 +5,7 @@
 use super::{
     super::{
         super::{data, failure::Failure, sandbox as named_sandbox, selection::Selected},
-        named::{BACKEND, settings::settings},
+        named::settings::{BACKEND, settings},
         sandbox::workspace_of,
     },
     name::{Owner, random_handle},
