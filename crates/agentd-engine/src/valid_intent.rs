@@ -62,8 +62,9 @@ impl<'e> ValidIntent<'e> {
     /// Compares an intent with its capability. The intent comes back with the refusal, because refusals are recorded too.
     ///
     /// # Errors
-    /// The intent, and [`Refusal::UnknownCapability`], [`Refusal::OutsideScope`], [`Refusal::Parameters`], [`Refusal::Argument`], [`Refusal::Tool`],
-    /// [`Refusal::NoWorkspace`], [`Refusal::NotInSandbox`], [`Refusal::OfSandbox`], [`Refusal::Destination`] or [`Refusal::Secret`].
+    /// The intent, and [`Refusal::UnknownCapability`], [`Refusal::OutsideScope`], [`Refusal::Parameters`],
+    /// [`Refusal::Argument`], [`Refusal::Tool`], [`Refusal::NoWorkspace`], [`Refusal::NotInSandbox`], [`Refusal::OfSandbox`],
+    /// [`Refusal::Destination`] or [`Refusal::Secret`].
     pub fn new(mut intent: Intent, registry: &'e CapabilityRegistry) -> Result<Self, Box<(Intent, Refusal)>> {
         let secrets = match requested_secrets(&intent.secrets) {
             Ok(secrets) => secrets,
