@@ -63,7 +63,8 @@ impl<'e> ValidIntent<'e> {
     ///
     /// # Errors
     /// The intent, and [`Refusal::UnknownCapability`], [`Refusal::OutsideScope`], [`Refusal::Parameters`],
-    /// [`Refusal::Argument`], [`Refusal::Tool`], [`Refusal::NoWorkspace`], [`Refusal::NotInSandbox`], [`Refusal::OfSandbox`], [`Refusal::Destination`] or [`Refusal::Secret`].
+    /// [`Refusal::Argument`], [`Refusal::Tool`], [`Refusal::NoWorkspace`], [`Refusal::NotInSandbox`], [`Refusal::OfSandbox`],
+    /// [`Refusal::Destination`] or [`Refusal::Secret`].
     pub fn new(mut intent: Intent, registry: &'e CapabilityRegistry) -> Result<Self, Box<(Intent, Refusal)>> {
         let secrets = match requested_secrets(&intent.secrets) {
             Ok(secrets) => secrets,

@@ -61,8 +61,8 @@ pub struct SandboxSettings {
     pub idle_ttl: Option<u64>,
     /// Maximum lifetime after creation, in seconds.
     pub total_ttl: Option<u64>,
-    /// The principal whose intent created the sandbox; `None` for a sandbox of the command line, which belongs to the user who runs
-    /// agentd.
+    /// The principal whose intent created the sandbox; `None` for a sandbox of the command line, which belongs to the user who
+    /// runs agentd.
     #[serde(default)]
     pub owner: Option<String>,
 }
@@ -79,8 +79,8 @@ pub struct Snapshot {
 }
 
 /// The version of the record format: 4. Version 1 had no identities of grants, and a sandbox with grants does not start without
-/// them. Versions 1 and 2 had no granted hosts. Versions 1 to 3 had no owners. Otherwise all versions have the same meaning. The first change of a record
-/// upgrades the record.
+/// them. Versions 1 and 2 had no granted hosts. Versions 1 to 3 had no owners. Otherwise all versions have the same meaning. The
+/// first change of a record upgrades the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 struct Version;

@@ -26,7 +26,8 @@ pub struct ExecuteRequest {
     /// The directory of the host that the sandbox shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<WorkspaceRequest>,
-    /// The name of a sandbox that the caller has created. The command runs in it, with its workspace, profile, network and limits.
+    /// The name of a sandbox that the caller has created. The command runs in it, with its workspace, profile, network and
+    /// limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
     /// The system calls that are allowed: `strict`, `default` or `permissive`.

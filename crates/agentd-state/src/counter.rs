@@ -40,8 +40,8 @@ impl CommitCounter {
     /// may commit meanwhile, and writes the file after its commit.
     ///
     /// # Errors
-    /// [`StateError::Lost`] if the database has fewer transactions, [`StateError::Damaged`] if the file is malformed, and those of
-    /// `found`.
+    /// [`StateError::Lost`] if the database has fewer transactions, [`StateError::Damaged`] if the file is malformed, and those
+    /// of `found`.
     pub fn compare(&self, folder: &StateFolder, found: impl FnOnce() -> Result<u64, StateError>) -> Result<(), StateError> {
         let acknowledged = self.read()?;
         match acknowledged.checked_sub(found()?) {

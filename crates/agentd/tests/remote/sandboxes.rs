@@ -238,8 +238,8 @@ fn termination_ends_a_running_command() {
     let remote = Remote::new();
     let key = remote.key("alice", &[]);
     remote.create(&key, "dev");
-    let running = remote.in_sandbox(&key, "dev", "echo started; exec sleep 1000", &["--header", "Accept: text/event-stream"]);
-    let mut running = { running }.spawn().unwrap();
+    let options = ["--header", "Accept: text/event-stream"];
+    let mut running = remote.in_sandbox(&key, "dev", "echo started; exec sleep 1000", &options).spawn().unwrap();
     let mut events = BufReader::new(running.stdout.take().unwrap()).lines().map_while(Result::ok);
     assert!(events.any(|line| line.contains("started")));
     assert_eq!(remote.rest(&key, "GET", "/dev", None).0["commands"], 1);
@@ -249,6 +249,7 @@ fn termination_ends_a_running_command() {
     running.wait().unwrap();
     assert_ne!(ended["exit_code"], 0, "{ended}");
     assert_eq!(ended["status"], "finished", "{ended}");
+    running.wait().unwrap();
     assert_eq!(remote.names(&key), [""; 0]);
     remote.end_sandboxes();
 }

@@ -1,5 +1,5 @@
-//! `/v1/sandboxes`: the named sandboxes of the caller. Each request is an intent with one of the capabilities `sandbox.*`, so that
-//! policies, quotas, idempotency keys and records apply. Commands run in a sandbox by `POST /v1/intents` with `sandbox`.
+//! `/v1/sandboxes`: the named sandboxes of the caller. Each request is an intent with one of the capabilities `sandbox.*`, so
+//! that policies, quotas, idempotency keys and records apply. Commands run in a sandbox by `POST /v1/intents` with `sandbox`.
 
 pub(super) mod collection;
 pub(super) mod files;

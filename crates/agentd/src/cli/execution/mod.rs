@@ -1,4 +1,5 @@
-//! Executes admitted intents: in a new sandbox, in a named one, or in an interpreter session. `agentd call` and the daemon share this code.
+//! Executes admitted intents: in a new sandbox, in a named one, or in an interpreter session. `agentd call` and the daemon share
+//! this code.
 
 mod advice;
 mod command;

@@ -1,6 +1,6 @@
 //! The names of sandboxes, as their principals choose them. The sandboxes of the user who runs agentd are stored under these
-//! names. Those of another principal are stored under `of-OWNER-NAME`, where the owner is derived from the principal. So the names
-//! of two principals never collide, and a name of one principal never leads to a sandbox of another.
+//! names. Those of another principal are stored under `of-OWNER-NAME`, where the owner is derived from the principal. So the
+//! names of two principals never collide, and a name of one principal never leads to a sandbox of another.
 
 use super::{super::super::sandbox::own_principal, failure::failed};
 use agentd_core::{Access, Grant};
