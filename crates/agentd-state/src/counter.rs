@@ -84,3 +84,23 @@ fn encoded(number: u64) -> [u8; LENGTH] {
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commit_of_another_process_during_the_comparison_is_no_loss() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = StateFolder::prepare(&place.path().join("state")).unwrap();
+        let counter = CommitCounter::open(&folder).unwrap();
+        counter.write(5).unwrap();
+        let read_before_a_commit = || {
+            counter.write(6).unwrap();
+            Ok(5)
+        };
+        counter.compare(&folder, read_before_a_commit).unwrap();
+        let lost = counter.compare(&folder, || Ok(5));
+        assert!(matches!(lost, Err(StateError::Lost { missing: 1, .. })), "{lost:?}");
+    }
+}

@@ -7,7 +7,6 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
 };
 
 fn refused(path: &Path) -> StateError {
@@ -33,26 +32,6 @@ fn new_store_is_private() {
     }
     names.sort();
     assert_eq!(names, ["commits", "lock", "owners", "state.db", "state.db-shm", "state.db-wal"]);
-}
-
-/// The number of acknowledged transactions and that of the database are read one after the other.
-#[test]
-fn store_is_opened_while_others_commit() {
-    let place = Place::new();
-    let store = place.open();
-    let is_opened = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let commits = scope.spawn(|| {
-            while !is_opened.load(Ordering::SeqCst) {
-                place.begin_new(&store, request("alice", None, "a"));
-            }
-        });
-        let opened: Result<Vec<_>, _> =
-            (0..400).map(|_| StateStore::open(&place.folder(), Retention::default()).map(drop)).collect();
-        is_opened.store(true, Ordering::SeqCst);
-        commits.join().unwrap();
-        opened.unwrap();
-    });
 }
 
 #[test]
