@@ -2,23 +2,20 @@
 
 use super::{
     call::ExecuteCall,
+    execute::serve,
     failure::{self, failure as failed, invalid},
     translate,
 };
 use crate::{
-    call::CallStreams,
     request::{ExecuteRequest, NetworkRequest, WorkspaceRequest},
     sandboxes::{self, FilePart, NewSandbox, SandboxCapabilities, SandboxChanges, SandboxObject, SandboxPage},
     service::Service,
 };
 use agentd_proto::v1;
-use agentd_telemetry::record_end;
 use data_encoding::BASE64;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use tracing::Instrument as _;
 
 /// The most sandboxes of a page.
 const PAGE: u32 = 100;
@@ -31,17 +28,7 @@ async fn operate<T: DeserializeOwned>(
     key: Option<String>,
 ) -> Result<T, Status> {
     let key = translate::key(key)?;
-    let cancel = CancellationToken::new();
-    let _cancels = cancel.clone().drop_guard();
-    let streams = CallStreams { events: None, input: None, cancel };
-    let execution = async {
-        let served = service.execute(&call.caller, request, key, streams).await;
-        served.inspect(|served| record_end(&served.ended.object))
-    };
-    let served = tokio::select! {
-        served = execution.instrument(call.trace.span()) => served.map_err(|error| failure::of_service(&error))?,
-        overdue = call.overdue() => return Err(overdue),
-    };
+    let served = serve(service, call, request, key).await?;
     sandboxes::result(served).map_err(|object| failure::refused(&object))
 }
 
